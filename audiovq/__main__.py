@@ -1,0 +1,5 @@
+"""`python -m audiovq` is the `audiovq` command."""
+
+from audiovq.cli import main
+
+main()

@@ -1,0 +1,331 @@
+"""Reading, writing and resampling audio files, and spectrograms; the only module that touches audio files.
+
+torch is imported when a function first needs it, so that commands which only read headers start at once.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soundfile
+
+from audiovq.errors import AudioError
+from audiovq.files import atomic_path
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float
+    from torch import Tensor
+
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf"})
+"""Suffixes by which audio files are found in a folder; any other file that libsndfile reads can be named."""
+
+_RESAMPLE_WIDTH = 6  # Zero crossings on each side of torchaudio's interpolation filter, its default.
+
+
+@dataclass(frozen=True)
+class AudioSource:
+    """A file, or a segment of it, that is read piece by piece as one mono signal.
+
+    Channels are averaged. A piece at another sample rate is equal to the same piece of the whole segment
+    resampled at once: the reader takes as much context on both sides as the interpolation filter sees. (In Opus
+    files a piece that `read` seeks differs a little, since the decoder has a long memory; `blocks` does not.)
+    """
+
+    path: Path
+    sample_rate: int
+    """Rate of the file in Hz."""
+    first: int
+    """First sample of the segment, at the file's rate."""
+    num_samples: int
+    """Length of the segment in samples, at the file's rate."""
+    channels: int = 1
+
+    @classmethod
+    def open(cls, path: str | Path, offset: float = 0.0, duration: float | None = None) -> AudioSource:
+        """Read a file's header.
+
+        Args:
+            offset: start of the segment in seconds.
+            duration: length of the segment in seconds; None means up to the end.
+
+        Raises:
+            AudioError: the file is missing, empty, truncated or no audio, or the segment lies outside it.
+        """
+        path = Path(path)
+        with _open(path) as file:
+            rate, total, channels = file.samplerate, file.frames, file.channels
+        if total <= 0:
+            raise AudioError(f"{path}: holds no samples")
+        first = round(offset * rate)
+        count = total - first if duration is None else round(duration * rate)
+        if first < 0 or count <= 0 or first + count > total:
+            raise AudioError(
+                f"{path}: segment of {count} samples from sample {first} lies outside the file's {total} samples"
+            )
+        return cls(path, rate, first, count, channels)
+
+    @property
+    def duration(self) -> float:
+        """Length in seconds."""
+        return self.num_samples / self.sample_rate
+
+    def length_at(self, sample_rate: int) -> int:
+        """Length of the segment in samples when resampled to `sample_rate`."""
+        return -(-self.num_samples * sample_rate // self.sample_rate)
+
+    def read(self, sample_rate: int | None = None, start: int = 0, count: int | None = None) -> Float[Tensor, "1 time"]:
+        """Samples `start` to `start + count` of the segment, both counted at `sample_rate` (default: the file's).
+
+        Raises:
+            AudioError: the file ends early, or holds NaN or infinite samples.
+        """
+        rate = self.sample_rate if sample_rate is None else sample_rate
+        length = self.length_at(rate)
+        stop = length if count is None else start + count
+        if not 0 <= start < stop <= length:
+            raise AudioError(f"{self.path}: samples {start} to {stop} asked for, the signal has {length}")
+        with _open(self.path) as file:
+            return self._piece(_Reader(self, file), rate, start, stop)
+
+    def blocks(self, sample_rate: int, size: int) -> Iterator[Float[Tensor, "1 time"]]:
+        """The whole segment as consecutive blocks of `size` samples at `sample_rate`; the last may be shorter."""
+        length = self.length_at(sample_rate)
+        with _open(self.path) as file:
+            reader = _Reader(self, file)
+            for start in range(0, length, size):
+                yield self._piece(reader, sample_rate, start, min(start + size, length))
+
+    def check_end(self) -> None:
+        """Raise `AudioError` if the last sample cannot be decoded: a header says nothing about a truncated file."""
+        with _open(self.path) as file:
+            _Reader(self, file).samples(self.num_samples - 1, self.num_samples)
+
+    def _piece(self, reader: _Reader, rate: int, start: int, stop: int) -> Float[Tensor, "1 time"]:
+        import torch
+
+        if rate == self.sample_rate:
+            return torch.from_numpy(reader.samples(start, stop).copy())[None]
+
+        divisor = math.gcd(rate, self.sample_rate)
+        source_step, target_step = self.sample_rate // divisor, rate // divisor
+        # Blocks of source_step samples become target_step samples, each by the same filters; the filter looks this
+        # many source samples to either side (torchaudio widens it by the ratio when the rate goes down).
+        reach = math.ceil(_RESAMPLE_WIDTH * max(source_step, target_step) / (0.99 * target_step)) + source_step
+        context = math.ceil(reach / source_step)
+        first_block = max(0, start // target_step - context)
+        last_block = -(-stop // target_step) + context
+        samples = reader.samples(first_block * source_step, min(last_block * source_step, self.num_samples))
+        wave = resample(torch.from_numpy(samples)[None], self.sample_rate, rate)
+        begin = start - first_block * target_step
+        return wave[:, begin : begin + stop - start]
+
+
+class _Reader:
+    """Samples of a segment at the file's own rate, channels averaged.
+
+    A piece that begins in the one before it is decoded on from where that ended. It is faster, and Opus needs it:
+    its decoder gives slightly other samples (differences of about 0.002) after a seek.
+    """
+
+    def __init__(self, source: AudioSource, file: soundfile.SoundFile):
+        self._source, self._file = source, file
+        self._start, self._last = -1, np.zeros(0, np.float32)
+
+    def samples(self, start: int, stop: int) -> np.ndarray:
+        """Samples `start` to `stop` of the segment: float32 [stop - start]."""
+        end = self._start + len(self._last)
+        if self._start <= start <= end <= stop:
+            piece = np.concatenate([self._last[start - self._start :], self._decode(end, stop)])
+        else:
+            piece = self._decode(start, stop)
+        self._start, self._last = start, piece
+        return piece
+
+    def _decode(self, start: int, stop: int) -> np.ndarray:
+        path, position = self._source.path, self._source.first + start
+        try:
+            if self._file.tell() != position:
+                self._file.seek(position)
+            samples = self._file.read(stop - start, dtype="float32", always_2d=True)
+        except (soundfile.LibsndfileError, RuntimeError) as error:
+            raise AudioError(f"{path}: cannot be decoded ({_reason(error)}); is the file damaged?") from error
+        if len(samples) < stop - start:
+            found = position + len(samples)
+            raise AudioError(f"{path}: is truncated: its header promises more than the {found} samples it holds")
+        if not np.isfinite(samples).all():
+            raise AudioError(f"{path}: holds NaN or infinite samples")
+        return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+
+
+def load_audio(
+    path: str | Path, sample_rate: int | None = None, offset: float = 0.0, duration: float | None = None
+) -> tuple[Float[Tensor, "1 time"], int]:
+    """Load a file, or `duration` seconds of it from `offset` on, as mono float32 in [-1, 1].
+
+    Args:
+        sample_rate: rate in Hz to resample to; None keeps the file's.
+
+    Returns:
+        The waveform [1, T] and its sample rate in Hz.
+
+    Raises:
+        AudioError: the file is missing, empty, truncated, no audio, or holds NaN.
+    """
+    source = AudioSource.open(path, offset, duration)
+    return source.read(sample_rate), sample_rate or source.sample_rate
+
+
+def save_audio(path: str | Path, wave: Float[Tensor, "1 time"], sample_rate: int) -> None:
+    """Write a mono waveform [1, T] as 16-bit PCM, in the format that the suffix names; samples beyond 1 are clipped."""
+    with AudioWriter(path, sample_rate) as file:
+        file.write(wave)
+
+
+class AudioWriter:
+    """Writes a mono file piece by piece, as `save_audio` does at once; the file appears when the block ends well."""
+
+    def __init__(self, path: str | Path, sample_rate: int):
+        self._context = self._open(Path(path), sample_rate)
+
+    def __enter__(self) -> AudioWriter:
+        self._file = self._context.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._context.__exit__(*error)
+
+    def write(self, wave: Float[Tensor, "1 time"]) -> None:
+        """Append a piece [1, T].
+
+        Raises:
+            AudioError: the piece has another shape.
+        """
+        if wave.ndim != 2 or len(wave) != 1:
+            raise AudioError(f"expected a mono waveform of shape [1, T] to write, found {list(wave.shape)}")
+        self._file.write(wave.detach().cpu()[0].clamp(-1, 1).numpy())
+
+    @staticmethod
+    @contextmanager
+    def _open(path: Path, sample_rate: int) -> Iterator[soundfile.SoundFile]:
+        with atomic_path(path) as temporary:
+            try:
+                file = soundfile.SoundFile(temporary, "w", sample_rate, channels=1)
+            except (soundfile.LibsndfileError, TypeError) as error:
+                raise AudioError(
+                    f"{path}: cannot be written at {sample_rate} Hz; choose a suffix such as .wav or .flac"
+                ) from error
+            with file:
+                yield file
+
+
+def find_audio_files(folder: str | Path) -> list[Path]:
+    """All audio files below a folder, by suffix, sorted; links to folders are followed, hidden names passed over.
+
+    Raises:
+        AudioError: the folder is missing or cannot be read.
+    """
+    if not Path(folder).is_dir():
+        raise AudioError(f"{folder}: is not a folder")
+
+    def stop(error: OSError) -> None:
+        raise AudioError(f"{error.filename}: folder cannot be read ({error.strerror})") from error
+
+    found: list[Path] = []
+    seen: set[Path] = set()  # A link may lead back to a folder above it.
+    for root, folders, files in os.walk(folder, onerror=stop, followlinks=True):
+        place = Path(root).resolve()
+        folders[:] = [] if place in seen else [name for name in folders if not name.startswith(".")]
+        if place not in seen:
+            found += [Path(root, name) for name in files if not name.startswith(".")]
+        seen.add(place)
+    return sorted(path for path in found if path.suffix.lower() in AUDIO_SUFFIXES)
+
+
+def resample(wave: Float[Tensor, "*batch time"], source_rate: int, target_rate: int) -> Float[Tensor, "*batch time2"]:
+    """Band-limited resampling to ceil(T * target_rate / source_rate) samples (torchaudio's windowed sinc).
+
+    Raises:
+        AudioError: a rate is not positive.
+    """
+    if min(source_rate, target_rate) < 1:
+        raise AudioError(f"sample rates are positive, found {source_rate} and {target_rate} Hz")
+    if source_rate == target_rate:
+        return wave
+    return _resampler(source_rate, target_rate, wave.device)(wave)
+
+
+@lru_cache(maxsize=32)
+def _resampler(source_rate: int, target_rate: int, device: torch.device) -> torch.nn.Module:
+    from torchaudio.transforms import Resample
+
+    return Resample(source_rate, target_rate, lowpass_filter_width=_RESAMPLE_WIDTH).to(device)
+
+
+def log_mel(
+    wave: Float[Tensor, "*batch time"], sample_rate: int, fft_size: int = 1024, bins: int = 80
+) -> Float[Tensor, "*batch bins frames"]:
+    """Natural logarithm of the mel magnitude spectrogram, floored at 1e-5; Hann window, hop a quarter of the FFT."""
+    return _mel_transform(sample_rate, fft_size, bins, wave.device)(wave).clamp(min=1e-5).log()
+
+
+@lru_cache(maxsize=32)
+def _mel_transform(sample_rate: int, fft_size: int, bins: int, device: torch.device) -> torch.nn.Module:
+    """Magnitudes with Slaney's mel scale and area normalisation, librosa's default."""
+    from torchaudio.transforms import MelSpectrogram
+
+    return MelSpectrogram(
+        sample_rate,
+        n_fft=fft_size,
+        hop_length=fft_size // 4,
+        n_mels=bins,
+        power=1.0,
+        norm="slaney",
+        mel_scale="slaney",
+        pad_mode="constant",
+    ).to(device)
+
+
+def _open(path: Path) -> soundfile.SoundFile:
+    """Open a file for reading, or say in one line why that cannot be done."""
+    if path.is_dir():
+        raise AudioError(f"{path}: is a folder, expected an audio file")
+    try:
+        with path.open("rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
+    if empty:
+        raise AudioError(f"{path}: is empty (0 bytes)")
+    try:
+        file = soundfile.SoundFile(path)
+    except (soundfile.LibsndfileError, TypeError, UnicodeEncodeError) as error:
+        raise AudioError(f"{path}: is no audio that libsndfile reads ({_reason(error)})") from error
+    missing = _missing_bytes(file)
+    if missing:
+        file.close()
+        raise AudioError(f"{path}: is truncated: {missing} bytes of its audio data are missing")
+    return file
+
+
+def _missing_bytes(file: soundfile.SoundFile) -> int:
+    """How many bytes fewer a WAV, AIFF or AU file holds than its header says; libsndfile only notes it in its log."""
+    match = re.search(r"^ *(?:data|SSND|Data Size) +: (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    if not match:
+        return 0
+    promised, present = int(match[1]), int(match[2])
+    # Programs that write to a pipe cannot know the length and promise about 2 or 4 GiB.
+    return promised - present if present < promised < 0x7FFF0000 else 0
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "error_string", error)).strip().rstrip(".")

@@ -1,0 +1,173 @@
+"""Vector quantization: nearest neighbour in a learned codebook, with a straight-through gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audiovq.bottlenecks.base import Bottleneck, BottleneckOutput, count_codes, perplexity
+from audiovq.bottlenecks.batch_norm import BatchNorm
+from audiovq.bottlenecks.distributed import from_first_process, sum_over_processes
+from audiovq.config import VQConfig
+
+DISTANCES_PER_BLOCK = 2**23
+"""Distances computed at a time, which bounds memory to 32 MiB for them: 8192 vectors against 1024 codes."""
+KMEANS_ITERATIONS = 10
+DRAW_NOISE = 0.01
+"""Standard deviation of the noise on a latent that becomes a code, relative to that of the latents."""
+
+
+class VectorQuantizer(Bottleneck):
+    """VQ-VAE's bottleneck (van den Oord et al., 2017, "Neural Discrete Representation Learning", eq. 1 to 3).
+
+    Code of a frame: k = argmin_j || z_e - e_j ||^2. The decoder sees z_q = z_e + sg[e_k - z_e], so that its gradient
+    goes to the encoder unchanged (straight-through). The loss of a frame, averaged over frames, is
+
+        || sg[z_e] - e_k ||^2 + beta * || z_e - sg[e_k] ||^2
+
+    codebook loss and commitment loss; sg stops gradients. With `update: ema` there is no codebook loss; the codebook
+    follows moving averages of the latents instead (appendix A.1 of the paper). Here n_k is the share of frames that
+    chose code k and m_k the sum of their latents divided by the number of frames:
+
+        N_k <- decay * N_k + (1 - decay) * n_k,    M_k <- decay * M_k + (1 - decay) * m_k,    e_k = M_k / N_k
+
+    With `code_dim`, z_e is a linear projection of the latents, and a second one takes e_k back. With `normalize`, z_e
+    and e_j are scaled to length 1 before all of the above (both: Yu et al., 2022, "Vector-quantized Image Modeling
+    with Improved VQGAN"). Before that, batch normalisation brings each dimension of z_e to mean 0 and variance 1 (as in
+    Łańcucki et al., 2020, "Robust Training of Vector Quantized Bottleneck Models"): an encoder's latents share a large
+    constant part, and scaled to length 1 as they are they would crowd at one point of the sphere, where a few codes
+    serve them all.
+
+    Dead codes: N_k is kept with either update. A code with N_k below `revive_below / K`, which is that fraction of
+    uniform use, is placed on a random latent of the batch, and its statistics (N_k = 1 / K, M_k = e_k / K) with it.
+    Counts, sums and new codes are the same on all processes of a distributed run.
+    """
+
+    num_codebooks = 1
+    usage: Tensor
+    sums: Tensor
+    initialized: Tensor
+
+    def __init__(self, latent_dim: int, config: VQConfig):
+        super().__init__()
+        self.config = config
+        self.codebook_size = config.codebook_size
+        code_dim = config.code_dim or latent_dim
+        projected = config.code_dim is not None
+        self.project_in = nn.Linear(latent_dim, code_dim) if projected else nn.Identity()
+        self.project_out = nn.Linear(code_dim, latent_dim) if projected else nn.Identity()
+        self.batch_norm = BatchNorm(code_dim)
+        self.codebook = nn.Parameter(torch.randn(config.codebook_size, code_dim), config.update == "gradient")
+        self.register_buffer("usage", torch.full((config.codebook_size,), 1 / config.codebook_size))
+        self.register_buffer("sums", self.codebook.detach() / config.codebook_size)
+        self.register_buffer("initialized", torch.tensor(False))
+
+    def forward(self, z: Float[Tensor, "batch dim frames"]) -> BottleneckOutput:
+        z_e = self._project(z, self.batch_norm)
+        flat = rearrange(z_e.detach(), "b f d -> (b f) d")
+        metrics: dict[str, Tensor] = {}
+        if self.training:
+            # Before the codebook enters the graph, since it is changed in place.
+            metrics["revived_codes"] = self._place_codes(flat)
+        codebook = self.codes()
+        indices = nearest(flat, codebook.detach())
+        e_k = F.embedding(indices, codebook).view_as(z_e)
+        if self.training:
+            self._update_statistics(flat, indices)
+
+        commitment = (z_e - e_k.detach()).square().sum(-1).mean()
+        loss = self.config.beta * commitment
+        if self.config.update == "gradient":
+            loss = loss + (z_e.detach() - e_k).square().sum(-1).mean()
+        metrics |= {"quantization_error": commitment.detach(), "perplexity": perplexity(self.usage)}
+        z_q = z_e + (e_k - z_e).detach()
+        return BottleneckOutput(
+            latents=self.project_out(z_q).mT,
+            codes=indices.view(z_e.shape[0], 1, z_e.shape[1]),
+            loss=loss,
+            metrics=metrics,
+        )
+
+    def encode(self, z: Float[Tensor, "batch dim frames"]) -> Int[Tensor, "batch 1 frames"]:
+        z_e = self._project(z, self.batch_norm.by_averages)
+        indices = nearest(rearrange(z_e, "b f d -> (b f) d"), self.codes())
+        return indices.view(z_e.shape[0], 1, z_e.shape[1])
+
+    def decode(self, codes: Int[Tensor, "batch 1 frames"]) -> Float[Tensor, "batch dim frames"]:
+        return self.project_out(F.embedding(codes[:, 0], self.codes())).mT
+
+    def codes(self) -> Float[Tensor, "codes dim"]:
+        """The codebook as it is compared with latents: [K, code_dim]."""
+        return F.normalize(self.codebook, dim=-1) if self.config.normalize else self.codebook
+
+    def _project(
+        self, z: Float[Tensor, "batch dim frames"], normalize: Callable[[Tensor], Tensor]
+    ) -> Float[Tensor, "batch frames code_dim"]:
+        """Latents as they are compared with the codes."""
+        z_e = self.project_in(z.mT)
+        return F.normalize(normalize(z_e.mT).mT, dim=-1) if self.config.normalize else z_e
+
+    @torch.no_grad()
+    def _place_codes(self, z: Float[Tensor, "frames dim"]) -> Int[Tensor, ""]:
+        """First codebook from the first batch, later dead codes onto latents of this batch; how many were revived."""
+        if not self.initialized:
+            centres = kmeans(z, self.codebook_size) if self.config.init == "kmeans" else draw(z, self.codebook_size)
+            self._set_codes(torch.ones_like(self.usage, dtype=torch.bool), from_first_process(centres))
+            self.initialized.fill_(True)
+            return torch.zeros((), dtype=torch.long, device=z.device)
+        dead = self.usage < self.config.revive_below / self.codebook_size
+        if dead.any():
+            self._set_codes(dead, from_first_process(draw(z, self.codebook_size)))
+        return dead.sum()
+
+    def _set_codes(self, chosen: Bool[Tensor, " codes"], values: Float[Tensor, "codes dim"]) -> None:
+        self.codebook[chosen] = values[chosen]
+        self.usage[chosen] = 1 / self.codebook_size
+        self.sums[chosen] = values[chosen] / self.codebook_size
+
+    @torch.no_grad()
+    def _update_statistics(self, z: Float[Tensor, "frames dim"], indices: Int[Tensor, " frames"]) -> None:
+        frames = sum_over_processes(torch.tensor(float(len(z)), device=z.device))
+        counts = sum_over_processes(count_codes(indices, self.codebook_size).to(z.dtype))
+        decay = self.config.decay
+        self.usage.lerp_(counts / frames, 1 - decay)
+        if self.config.update == "ema":
+            sums = sum_over_processes(torch.zeros_like(self.sums).index_add_(0, indices, z))
+            self.sums.lerp_(sums / frames, 1 - decay)
+            # A code that nobody chose keeps its place; without revival its statistics decay towards 0 / 0.
+            used = self.usage > torch.finfo(self.usage.dtype).eps
+            self.codebook[used] = self.sums[used] / self.usage[used, None]
+
+
+def nearest(z: Float[Tensor, "frames dim"], codebook: Float[Tensor, "codes dim"]) -> Int[Tensor, " frames"]:
+    """Index of the code with the least squared Euclidean distance, in blocks of rows to bound memory.
+
+    || z ||^2 is the same for all codes, so || e ||^2 - 2 z.e decides.
+    """
+    squared, transposed = codebook.square().sum(-1), codebook.mT
+    rows = max(1, DISTANCES_PER_BLOCK // len(codebook))
+    return torch.cat([torch.addmm(squared, block, transposed, alpha=-2).argmin(-1) for block in z.split(rows)])
+
+
+def draw(z: Float[Tensor, "frames dim"], count: int) -> Float[Tensor, "count dim"]:
+    """`count` rows of `z` at random, repeated if there are fewer, with a little noise: equal codes would make ties."""
+    order = torch.randperm(len(z), device=z.device)
+    rows = z[order.repeat(-(-count // len(z)))[:count]]
+    scale = z.std(0, correction=0).clamp(min=torch.finfo(z.dtype).eps ** 0.5)
+    return rows + DRAW_NOISE * scale * torch.randn_like(rows)
+
+
+def kmeans(z: Float[Tensor, "frames dim"], count: int) -> Float[Tensor, "count dim"]:
+    """Centres after a few of Lloyd's iterations from random rows; a centre that loses all its rows stays in place."""
+    centres = draw(z, count)
+    for _ in range(KMEANS_ITERATIONS):
+        indices = nearest(z, centres)
+        counts = count_codes(indices, count).to(z.dtype)[:, None]
+        means = torch.zeros_like(centres).index_add_(0, indices, z) / counts.clamp(min=1)
+        centres = torch.where(counts > 0, means, centres)
+    return centres

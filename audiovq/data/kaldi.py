@@ -1,0 +1,174 @@
+"""Kaldi data folders: `wav.scp`, `segments`, `utt2spk` and `text` (https://kaldi-asr.org/doc/data_prep.html).
+
+Only files are read: a `wav.scp` entry that is a pipe (`sph2pipe ... |`) is refused, never run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from audiovq.data.listing import Entry, open_entries, read_lines
+from audiovq.data.manifest import Utterance
+from audiovq.errors import ManifestError
+from audiovq.files import write_text
+
+_BLANKS = re.compile(r"[ \t\r\n]+")  # Kaldi knows no others; a no-break space may stand in a text.
+
+Table = dict[str, tuple[str, int]]
+"""Key -> the rest of its line, and the line's number."""
+
+
+def read_kaldi(folder: str | Path) -> list[Utterance]:
+    """Read a Kaldi data folder and the headers of its audio files.
+
+    Raises:
+        ManifestError: as `list_kaldi`, or an audio file cannot be used.
+    """
+    utterances, left_out = open_entries(list_kaldi(folder))
+    if left_out:
+        raise ManifestError(
+            f"{folder}: {len(left_out)} utterances cannot be used, "
+            f"the first of them {left_out[0].item}: {left_out[0].detail}"
+        )
+    return utterances
+
+
+def list_kaldi(folder: str | Path) -> list[Entry]:
+    """Read the tables of a Kaldi data folder; no audio file is opened.
+
+    As in Kaldi, a relative file in `wav.scp` starts at the current folder, a segment that ends at -1 goes up
+    to the end of its recording, and an utterance that is its own speaker has an unknown one.
+
+    Raises:
+        ManifestError: a file is malformed, an entry is a pipe, or an utterance or recording stands in one
+            file and is missing in another; names file and line.
+    """
+    folder = Path(folder)
+    recordings = _read_recordings(folder / "wav.scp")
+    if (folder / "segments").exists():
+        segments = _read_segments(folder / "segments", recordings)
+        listed_in = folder / "segments"
+    else:
+        segments = {name: Entry(name, path) for name, path in recordings.items()}
+        listed_in = folder / "wav.scp"
+    speakers = _read_labels(folder / "utt2spk", segments, listed_in)
+    texts = _read_labels(folder / "text", segments, listed_in)
+    return [
+        Entry(
+            id=name,
+            path=entry.path,
+            speaker=speakers.get(name) if speakers.get(name) != name else None,
+            text=texts.get(name) or None,
+            start=entry.start,
+            end=entry.end,
+        )
+        for name, entry in segments.items()
+    ]
+
+
+def write_kaldi(folder: str | Path, utterances: Iterable[Utterance]) -> None:
+    """Write utterances as a Kaldi data folder, in the order of LC_ALL=C.
+
+    `segments` is always written, as an utterance may be any part of its file; a recording is named after its
+    first utterance. Utterances without a speaker are their own, as is Kaldi's custom. `text` is written if
+    any utterance has one. Kaldi also wants ids to start with the speaker's name; none is renamed for that.
+
+    Raises:
+        ManifestError: an id, a speaker or a path cannot stand in a Kaldi file.
+    """
+    folder = Path(folder)
+    ordered = sorted(utterances, key=lambda utterance: utterance.id.encode())
+    recordings: dict[Path, str] = {}
+    for utterance in ordered:
+        _check_name("id", utterance.id)
+        _check_name("speaker", utterance.speaker or utterance.id)
+        if re.search(r"[\r\n]|\|\s*$|^\s|\s$", str(utterance.path)):
+            raise ManifestError(f"{folder}: Kaldi cannot read a file named {str(utterance.path)!r}")
+        recordings.setdefault(utterance.path, utterance.id)
+
+    def segment(utterance: Utterance) -> str:
+        first = round(utterance.offset * utterance.sample_rate)
+        end = (first + utterance.num_samples) / utterance.sample_rate
+        return f"{recordings[utterance.path]} {utterance.offset} {end}"
+
+    _write_table(folder / "wav.scp", {name: str(path) for path, name in recordings.items()})
+    _write_table(folder / "segments", {utterance.id: segment(utterance) for utterance in ordered})
+    _write_table(folder / "utt2spk", {utterance.id: utterance.speaker or utterance.id for utterance in ordered})
+    if any(utterance.text for utterance in ordered):
+        _write_table(
+            folder / "text",
+            {utterance.id: _BLANKS.sub(" ", utterance.text or "").strip() for utterance in ordered},
+        )
+    else:
+        (folder / "text").unlink(missing_ok=True)
+
+
+def _read_table(path: Path) -> Table:
+    table: Table = {}
+    for number, line in read_lines(path):
+        if not line:
+            raise ManifestError(f"{path}:{number}: is empty")
+        key, *rest = _BLANKS.split(line, maxsplit=1)
+        if key in table:
+            raise ManifestError(f"{path}:{number}: {key!r} stands in line {table[key][1]} already")
+        table[key] = (rest[0] if rest else "", number)
+    return table
+
+
+def _read_recordings(path: Path) -> dict[str, Path]:
+    recordings = {}
+    for name, (file, number) in _read_table(path).items():
+        if not file:
+            raise ManifestError(f"{path}:{number}: expected 'RECORDING FILE', found {name!r} alone")
+        if file.endswith("|"):
+            raise ManifestError(
+                f"{path}:{number}: {name!r} is a pipe, and commands are not run; write its output to "
+                "audio files and name these"
+            )
+        recordings[name] = Path(file).absolute()
+    return recordings
+
+
+def _read_segments(path: Path, recordings: dict[str, Path]) -> dict[str, Entry]:
+    segments = {}
+    for name, (rest, number) in _read_table(path).items():
+        try:
+            recording, start_text, end_text = _BLANKS.split(rest)
+            start, end = float(start_text), float(end_text)
+        except ValueError:
+            raise ManifestError(
+                f"{path}:{number}: expected 'UTTERANCE RECORDING START END' in seconds, found {f'{name} {rest}'!r}"
+            ) from None
+        if recording not in recordings:
+            raise ManifestError(f"{path}:{number}: recording {recording!r} is missing in wav.scp")
+        if not (0 <= start < end < float("inf") or (0 <= start < float("inf") and end == -1)):
+            raise ManifestError(f"{path}:{number}: expected 0 <= START < END, found {start_text} and {end_text}")
+        segments[name] = Entry(name, recordings[recording], start=start, end=None if end == -1 else end)
+    return segments
+
+
+def _read_labels(path: Path, segments: dict[str, Entry], listed_in: Path) -> dict[str, str]:
+    """Speakers or texts; empty if the file does not exist, otherwise exactly the utterances of `segments`."""
+    if not path.exists():
+        return {}
+    table = _read_table(path)
+    for name, (label, number) in table.items():
+        if name not in segments:
+            raise ManifestError(f"{path}:{number}: utterance {name!r} is missing in {listed_in.name}")
+        if path.name == "utt2spk" and (not label or _BLANKS.search(label)):
+            raise ManifestError(f"{path}:{number}: expected 'UTTERANCE SPEAKER', found {f'{name} {label}'!r}")
+    for number, name in enumerate(segments, start=1):
+        if name not in table:
+            raise ManifestError(f"{listed_in}:{number}: utterance {name!r} is missing in {path.name}")
+    return {name: label for name, (label, _) in table.items()}
+
+
+def _check_name(what: str, name: str) -> None:
+    if not name or re.search(r"\s", name):
+        raise ManifestError(f"{what}: {name!r} cannot stand in a Kaldi file, where blanks separate fields")
+
+
+def _write_table(path: Path, table: dict[str, str]) -> None:
+    write_text(path, "".join(f"{key} {value}".rstrip(" ") + "\n" for key, value in table.items()))

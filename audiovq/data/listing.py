@@ -1,0 +1,138 @@
+"""What a corpus folder lists, and the opening of its audio files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+
+from audiovq.audio import AudioSource
+from audiovq.data.manifest import Utterance, check_id
+from audiovq.errors import AudioError, ManifestError
+
+_THREADS = 16  # Opening a file is waiting, most of all on network file systems.
+_OVERSHOOT = 0.5  # Seconds by which a segment may end after its file, as in Kaldi's extract-segments.
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An utterance as its corpus lists it, before its audio file has been opened."""
+
+    id: str
+    path: Path
+    speaker: str | None = None
+    text: str | None = None
+    split: str | None = None
+    start: float = 0.0
+    """Start of the segment in seconds."""
+    end: float | None = None
+    """End of the segment in seconds; None: the end of the file."""
+
+    def open(self) -> Utterance:
+        """Look into the audio file.
+
+        Raises:
+            AudioError: the file cannot be used, or the segment lies outside it.
+            ManifestError: id or path cannot stand in a manifest.
+        """
+        check_id(self.id)
+        source = AudioSource.open(self.path)
+        source.check_end()
+        rate, total = source.sample_rate, source.num_samples
+        first = round(self.start * rate)
+        last = total if self.end is None else round(self.end * rate)
+        if total < last <= total + _OVERSHOOT * rate:
+            last = total
+        if not 0 <= first < last <= total:
+            end = "its end" if self.end is None else f"{self.end} s"
+            raise AudioError(f"{self.path}: segment from {self.start} s to {end} lies outside its {total / rate:.3f} s")
+        return Utterance(
+            id=self.id,
+            path=self.path,
+            offset=first / rate,
+            duration=(last - first) / rate,
+            sample_rate=rate,
+            num_samples=last - first,
+            speaker=self.speaker,
+            text=self.text,
+            split=self.split,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Something in a corpus that does not become an utterance."""
+
+    item: str
+    """Utterance id or file."""
+    reason: str
+    """The kind of reason, by which the summary counts."""
+    detail: str = ""
+
+
+@dataclass
+class Listing:
+    """What a corpus folder holds."""
+
+    entries: list[Entry]
+    left_out: list[LeftOut] = field(default_factory=list)
+    speakers: dict[str, dict[str, str | int]] = field(default_factory=dict)
+    """What the corpus tells about its speakers, such as age and gender."""
+
+
+def open_entries(entries: Sequence[Entry]) -> tuple[list[Utterance], list[LeftOut]]:
+    """Open the audio files of all entries, many at a time; what cannot be used is left out."""
+    utterances: list[Utterance] = []
+    left_out: list[LeftOut] = []
+    with ThreadPool(_THREADS) as pool:
+        results = pool.imap(_open, entries, chunksize=16)
+        for result in _with_progress(results, len(entries)):
+            if isinstance(result, Utterance):
+                utterances.append(result)
+            else:
+                left_out.append(result)
+    return utterances, left_out
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 text file, numbered from 1, without line ends and surrounding blanks.
+
+    Raises:
+        ManifestError: the file cannot be read.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                yield number, line.strip(" \t\r\n")
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _open(entry: Entry) -> Utterance | LeftOut:
+    try:
+        return entry.open()
+    except AudioError as error:
+        return LeftOut(entry.id, "unusable audio", str(error))
+    except ManifestError as error:
+        return LeftOut(entry.id, "unusable file name", str(error))
+
+
+def _with_progress(results: Iterator[Utterance | LeftOut], total: int) -> Iterator[Utterance | LeftOut]:
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return iter(
+        track(
+            results,
+            "Reading audio headers",
+            total=total,
+            console=console,
+            transient=True,
+            disable=not sys.stderr.isatty(),
+        )
+    )

@@ -1,0 +1,189 @@
+"""From a corpus folder to manifests for training, validation and test, with a summary."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from audiovq.data.corpora import CORPORA
+from audiovq.data.listing import Entry, LeftOut, Listing, open_entries
+from audiovq.data.manifest import Utterance, write_manifest
+from audiovq.data.splits import SPLITS, SplitBy, assign_splits, choose_split_by
+from audiovq.errors import ConfigError, ManifestError
+from audiovq.files import refuse_to_overwrite, write_json, write_text
+
+_FILES = ["summary.json", "left_out.jsonl", *(f"{split}.jsonl.gz" for split in SPLITS)]
+
+
+def prepare(
+    corpus: str,
+    folder: str | Path,
+    output: str | Path,
+    *,
+    speaker_pattern: str | None = None,
+    split_by: SplitBy | None = None,
+    dev: float = 0.05,
+    test: float = 0.05,
+    min_seconds: float = 0.0,
+    max_seconds: float | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write `train`, `dev` and `test.jsonl.gz`, `left_out.jsonl` and, last, `summary.json` to `output`.
+
+    Audio that cannot be used is left out with its reason. A split without utterances gets no file, nor does
+    `left_out.jsonl` exist when nothing was.
+
+    Args:
+        corpus: one of `CORPORA`.
+        speaker_pattern: for "folder" alone, see `compile_speaker_pattern`.
+        split_by: None means by speaker if at least three are known, otherwise by utterance.
+        dev, test: fractions of speakers or utterances, where the corpus has no such part of its own.
+        min_seconds, max_seconds: utterances that are shorter or longer are left out.
+        force: overwrite the files of an earlier run.
+
+    Returns:
+        The content of `summary.json`.
+
+    Raises:
+        ManifestError: the folder is not this corpus, cannot be read or holds no usable audio.
+        ConfigError: options that do not fit.
+        OutputExistsError: `output` holds prepared data, and `force` is not set.
+    """
+    folder, output = Path(folder).absolute(), Path(output)
+    _check_options(corpus, speaker_pattern, dev, test)
+    for name in _FILES:
+        refuse_to_overwrite(output / name, force)
+
+    listing = _list_corpus(corpus, folder, speaker_pattern)
+    entries, repeated = _drop_repeated(listing.entries)
+    utterances, unusable = open_entries(entries)
+    utterances, unfit = _filter_by_length(utterances, min_seconds, max_seconds)
+    left_out = [*listing.left_out, *repeated, *unusable, *unfit]
+    if not utterances:
+        raise ManifestError(f"{folder}: no usable audio. {_most_frequent(left_out)}")
+    split_by = split_by or choose_split_by(utterances)
+    utterances = assign_splits(utterances, split_by, dev, test)
+    known = {utterance.speaker for utterance in utterances}
+    summary = {
+        "corpus": corpus,
+        "folder": str(folder),
+        "split_by": split_by,
+        "splits": {split: _statistics(part) for split in SPLITS if (part := _part(utterances, split))},
+        "sample_rates": _count(utterance.sample_rate for utterance in utterances),
+        "left_out": _count(item.reason for item in left_out),
+        "speakers": {name: info for name, info in listing.speakers.items() if name in known},
+    }
+    _write(output, utterances, left_out, summary)
+    return summary
+
+
+def _check_options(corpus: str, speaker_pattern: str | None, dev: float, test: float) -> None:
+    if corpus not in CORPORA:
+        raise ConfigError(f"corpus {corpus!r}: expected one of {', '.join(CORPORA)}")
+    if speaker_pattern is not None and corpus != "folder":
+        raise ConfigError(f"a speaker pattern is for 'folder' alone; {corpus} names its speakers itself")
+    if not (dev >= 0 and test >= 0 and dev + test < 1):
+        raise ConfigError(f"fractions dev {dev} and test {test}: expected no negative ones, and a sum below 1")
+
+
+def _list_corpus(corpus: str, folder: Path, speaker_pattern: str | None) -> Listing:
+    if not folder.is_dir():
+        raise ManifestError(f"{folder}: is not a folder")
+    options = {"speaker_pattern": speaker_pattern} if speaker_pattern is not None else {}
+    try:
+        return CORPORA[corpus](folder, **options)
+    except OSError as error:
+        raise ManifestError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+
+def _drop_repeated(entries: Iterable[Entry]) -> tuple[list[Entry], list[LeftOut]]:
+    kept: dict[str, Entry] = {}
+    repeated = []
+    for entry in entries:
+        first = kept.setdefault(entry.id, entry)
+        if first is not entry:
+            repeated.append(LeftOut(entry.id, "id occurs twice", f"{entry.path}, after {first.path}"))
+    return list(kept.values()), repeated
+
+
+def _filter_by_length(
+    utterances: Sequence[Utterance], min_seconds: float, max_seconds: float | None
+) -> tuple[list[Utterance], list[LeftOut]]:
+    kept, left_out = [], []
+    for utterance in utterances:
+        if utterance.duration < min_seconds:
+            reason = f"shorter than {min_seconds:g} s"
+        elif max_seconds is not None and utterance.duration > max_seconds:
+            reason = f"longer than {max_seconds:g} s"
+        else:
+            kept.append(utterance)
+            continue
+        left_out.append(LeftOut(utterance.id, reason, f"{utterance.duration:.3f} s"))
+    return kept, left_out
+
+
+def _part(utterances: Iterable[Utterance], split: str) -> list[Utterance]:
+    return [utterance for utterance in utterances if utterance.split == split]
+
+
+def _statistics(utterances: Sequence[Utterance]) -> dict[str, int | float]:
+    return {
+        "utterances": len(utterances),
+        "speakers": len({utterance.speaker for utterance in utterances} - {None}),
+        "hours": round(sum(utterance.duration for utterance in utterances) / 3600, 4),
+    }
+
+
+def _count(values: Iterable[Any]) -> dict[str, int]:
+    """Value -> how often it occurs, most frequent first."""
+    return {str(value): count for value, count in Counter(values).most_common()}
+
+
+def _most_frequent(left_out: Sequence[LeftOut]) -> str:
+    if not left_out:
+        return "Nothing was found in it"
+    (reason, count), *_ = Counter(item.reason for item in left_out).most_common(1)
+    example = next(item for item in left_out if item.reason == reason)
+    return f"{len(left_out)} left out, {count} of them: {reason}, such as {example.detail or example.item}"
+
+
+def _write(output: Path, utterances: list[Utterance], left_out: list[LeftOut], summary: dict[str, Any]) -> None:
+    """Write all files; those of an earlier run go first, lest old and new splits stand side by side."""
+    for name in _FILES:
+        (output / name).unlink(missing_ok=True)
+    for split in summary["splits"]:
+        write_manifest(output / f"{split}.jsonl.gz", _part(utterances, split))
+    if left_out:
+        lines = [json.dumps({"item": item.item, "reason": item.reason, "detail": item.detail}) for item in left_out]
+        write_text(output / "left_out.jsonl", "\n".join(lines) + "\n")
+    write_json(output / "summary.json", summary)
+
+
+def print_summary(summary: dict[str, Any], output: str | Path) -> None:
+    """Print a summary that `prepare` has written to `output`."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("split", box=None, title_justify="left")
+    for column in ("utterances", "speakers", "hours"):
+        table.add_column(column, justify="right")
+    for split, statistics in summary["splits"].items():
+        speakers = str(statistics["speakers"] or "unknown")
+        table.add_row(split, str(statistics["utterances"]), speakers, f"{statistics['hours']:.2f}")
+    console = Console(markup=False, highlight=False, soft_wrap=True)
+    console.print(table)
+    rates = ", ".join(f"{rate} Hz ({count})" for rate, count in summary["sample_rates"].items())
+    console.print(f"sample rates: {rates}")
+    console.print(f"split by {summary['split_by']}; manifests are in {output}")
+    for split in SPLITS:
+        if split not in summary["splits"]:
+            console.print(f"no {split}.jsonl.gz: nothing is left for it, split by {summary['split_by']}")
+    if "train" in summary["splits"] and "dev" not in summary["splits"]:
+        console.print("to train all the same, let data.valid name train.jsonl.gz")
+    if summary["left_out"]:
+        console.print(f"left out, listed in {Path(output) / 'left_out.jsonl'}:")
+    for reason, count in summary["left_out"].items():
+        console.print(f"  {count} {reason}")

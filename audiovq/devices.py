@@ -1,0 +1,65 @@
+"""Devices, number formats and seeds: the one place that knows about them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+
+import torch
+
+from audiovq.errors import ConfigError
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device of that name; `auto` is the first accelerator that PyTorch finds, or the CPU.
+
+    Raises:
+        ConfigError: there is no such device on this machine.
+    """
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {name!r} cannot be used ({reason}); try --device cpu") from error
+    return device
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Compute in true float32: no autocast, no TF32. Codes depend on small differences of distances."""
+    device_types = {"cpu", *([choose_device().type])}
+    with contextlib.ExitStack() as stack:
+        for device_type in device_types:
+            stack.enter_context(torch.autocast(device_type, enabled=False))
+        stack.enter_context(_cudnn_without_tf32())
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
+
+def _cudnn_without_tf32() -> contextlib.AbstractContextManager[None]:
+    cudnn = torch.backends.cudnn
+    return cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False)
+
+
+def seed_everything(*parts: int | str) -> None:
+    """Seed PyTorch's generators on all devices from any number of parts, such as (seed, "step", step, rank).
+
+    Randomness in training is reseeded at each step, so that it is a function of (seed, step) alone and a resumed
+    run draws what an uninterrupted one would have drawn.
+    """
+    torch.manual_seed(derive_seed(*parts))
+
+
+def derive_seed(*parts: int | str) -> int:
+    """A 63-bit seed from any number of parts: equal parts give equal seeds, others unrelated ones."""
+    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,174 @@
+"""Evaluating a tokenizer on a set of utterances: metrics of its reconstructions, and use of its codes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from audiovq.data.dataset import evenly_spread
+from audiovq.errors import AudioError
+from audiovq.evaluation.baselines import mean_spectrum, mean_spectrum_noise
+from audiovq.evaluation.metrics import (
+    METRICS,
+    CodeStatistics,
+    MetricError,
+    Summary,
+    code_statistics,
+    count_codes,
+    measure,
+    summarize,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float, Int64
+    from torch import Tensor
+
+    from audiovq.data.manifest import Utterance
+    from audiovq.models.tokenizer import AudioTokenizer
+
+    Results = dict[str, float | MetricError]
+
+T = TypeVar("T")
+
+BLOCK_SECONDS = 30
+"""Length of the blocks in which utterances are read for their mean spectrum."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The metrics of one utterance."""
+
+    utterance: Utterance
+    seconds: float
+    model: Results
+    """Of the tokenizer's reconstruction."""
+    noise: Results
+    """Of mean-spectrum noise in its place."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """An utterance to look at and listen to."""
+
+    scores: Scores
+    original: Float[Tensor, "1 time"]
+    decoded: Float[Tensor, "1 time"]
+    codes: Int64[Tensor, "books frames"] | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that an evaluation found."""
+
+    model: dict[str, Any]
+    """Its name and what `describe` says of it."""
+    data: str
+    """Where the utterances come from."""
+    scores: list[Scores]
+    rejected: dict[str, str]
+    """Utterances whose audio cannot be used: reason by id."""
+    code_counts: np.ndarray | None
+    """How often each code occurs in all utterances, int64 [Q, K]; None for a model without codes."""
+    codes: CodeStatistics | None
+    examples: list[Example]
+
+    @property
+    def seconds(self) -> float:
+        """Length of all utterances that were evaluated."""
+        return sum(scores.seconds for scores in self.scores)
+
+    def summaries(self) -> dict[str, Summary]:
+        """Each metric of the tokenizer's reconstructions."""
+        return {name: summarize(scores.model[name] for scores in self.scores) for name in METRICS}
+
+    def noise_summaries(self) -> dict[str, Summary]:
+        """Each metric of mean-spectrum noise, which knows nothing of the utterance."""
+        return {name: summarize(scores.noise[name] for scores in self.scores) for name in METRICS}
+
+
+def evaluate(
+    tokenizer: AudioTokenizer,
+    utterances: Sequence[Utterance],
+    model_name: str,
+    data_name: str,
+    examples: int = 8,
+) -> Evaluation:
+    """Reconstruct every utterance and compare it with its original, at the tokenizer's sample rate.
+
+    As a lower reference, the same metrics are computed with each utterance replaced by noise that has the
+    mean spectrum and level of the whole set.
+
+    Args:
+        model_name: how the report calls the tokenizer.
+        data_name: how the report calls the utterances.
+        examples: number of utterances to look at and listen to, evenly spread over the set.
+
+    Raises:
+        AudioError: none of the utterances can be read.
+    """
+    rate = tokenizer.sample_rate
+    rejected: dict[str, str] = {}
+    readable: list[Utterance] = []
+    spectrum = mean_spectrum(_read_blocks(_progress(utterances, "Reading"), rate, readable, rejected))
+    if not readable:
+        reason = next(iter(rejected.values()), "the manifest is empty")
+        raise AudioError(f"none of the {len(utterances)} utterances can be evaluated: {reason}")
+
+    kept = {utterance.id for utterance in evenly_spread(readable, examples)}
+    scores, shown, counts = [], [], None
+    for seed, utterance in enumerate(_progress(readable, "Evaluating")):
+        original = utterance.source().read(rate)
+        decoded, codes = tokenizer.reconstruct(original, rate)
+        decoded = decoded[0].cpu()
+        noise = mean_spectrum_noise(spectrum, original.shape[-1], seed)
+        result = Scores(
+            utterance,
+            original.shape[-1] / rate,
+            measure(original, decoded, rate),
+            measure(original, noise, rate),
+        )
+        scores.append(result)
+        if codes is not None:
+            counts = count_codes(codes, tokenizer.codebook_size) + (0 if counts is None else counts)
+        if utterance.id in kept:
+            shown.append(Example(result, original, decoded, None if codes is None else codes[0].cpu()))
+    statistics = None if counts is None else code_statistics(counts, tokenizer.frame_rate)
+    model = {"name": model_name, **describe(tokenizer)}
+    return Evaluation(model, data_name, scores, rejected, counts, statistics, shown)
+
+
+def describe(tokenizer: AudioTokenizer) -> dict[str, Any]:
+    """What identifies a tokenizer in a report; codebooks and bitrate are None for a model without codes."""
+    return {
+        "weights_sha256": tokenizer.weights_sha256,
+        "num_parameters": tokenizer.num_parameters,
+        "sample_rate": tokenizer.sample_rate,
+        "hop_length": tokenizer.hop_length,
+        "frame_rate": tokenizer.frame_rate,
+        "num_codebooks": tokenizer.num_codebooks or None,
+        "codebook_size": tokenizer.codebook_size or None,
+        "bitrate": tokenizer.bitrate or None,
+    }
+
+
+def _read_blocks(
+    utterances: Iterable[Utterance], rate: int, readable: list[Utterance], rejected: dict[str, str]
+) -> Iterator[Float[Tensor, "1 time"]]:
+    """Blocks of all utterances; sorts these into what can be read to its end and what cannot."""
+    for utterance in utterances:
+        try:
+            yield from utterance.source().blocks(rate, BLOCK_SECONDS * rate)
+        except AudioError as error:
+            rejected[utterance.id] = str(error)
+        else:
+            readable.append(utterance)
+
+
+def _progress(items: Sequence[T], title: str) -> Iterable[T]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(items, title, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)

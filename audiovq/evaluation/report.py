@@ -1,0 +1,216 @@
+"""Writing an evaluation down: figures for programs, a table for the terminal, a page to see and listen to."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import audiovq
+from audiovq.evaluation.evaluate import Evaluation, Example, Scores
+from audiovq.evaluation.metrics import METRICS, MetricError, Summary
+from audiovq.evaluation.pictures import MEL_FFT, code_strip, data_uri, histogram_path, mel_images
+from audiovq.files import write_json, write_text
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+FORMAT_VERSION = 1
+METRICS_FILE, UTTERANCES_FILE, PAGE_FILE = "metrics.json", "utterances.jsonl", "index.html"
+EXAMPLE_SECONDS = 15
+"""Examples on the page are cut to this length."""
+DECIMALS = 6
+"""Decimals in the files: beyond them pystoi's values depend on its random generator."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table of metrics, as text."""
+
+    title: str
+    unit: str
+    higher_is_better: bool
+    model: str
+    noise: str
+    count: str
+    reasons: dict[str, int]
+
+
+def table(evaluation: Evaluation) -> list[Row]:
+    """Every metric with its interval; one that failed on all utterances shows as failed."""
+    noise = evaluation.noise_summaries()
+    return [
+        Row(
+            title=METRICS[name].title,
+            unit=METRICS[name].unit,
+            higher_is_better=METRICS[name].higher_is_better,
+            model=_format(summary, METRICS[name].decimals),
+            noise=_format(noise[name], METRICS[name].decimals),
+            count=str(summary.n) + (f", {summary.failed} failed" if summary.failed else ""),
+            reasons=summary.reasons,
+        )
+        for name, summary in evaluation.summaries().items()
+    ]
+
+
+def format_table(evaluation: Evaluation) -> str:
+    """The table of metrics and the use of the codes as lines of text."""
+    lines = [("", "model", "mean-spectrum noise", "n")]
+    for row in table(evaluation):
+        title = f"{row.title} ({row.unit})" if row.unit else row.title
+        lines.append((title, row.model, row.noise, row.count))
+    widths = [max(len(line[i]) for line in lines) for i in range(4)]
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
+    text = ["  ".join(cells).rstrip() for cells in padded]
+    for row in table(evaluation):
+        text += [f"{row.title} failed {count}x: {reason}" for reason, count in row.reasons.items()]
+    if evaluation.codes is not None:
+        codes, size = evaluation.codes, evaluation.model["codebook_size"]
+        text.append(
+            f"bitrate {codes.nominal_bitrate:.0f} bit/s, empirical {codes.empirical_bitrate:.0f} bit/s; "
+            f"{codes.frames} frames"
+        )
+        for book, (used, perplexity) in enumerate(zip(codes.used, codes.perplexity, strict=True)):
+            text.append(f"codebook {book}: {used} of {size} codes used, perplexity {perplexity:.1f}")
+    return "\n".join(text)
+
+
+def write_report(evaluation: Evaluation, folder: str | Path) -> Path:
+    """Write `metrics.json`, `utterances.jsonl` and the page `index.html`; returns the path of the page."""
+    folder = Path(folder)
+    lines = [json.dumps(_utterance_record(scores), ensure_ascii=False) for scores in evaluation.scores]
+    write_text(folder / UTTERANCES_FILE, "".join(line + "\n" for line in lines))
+    write_text(folder / PAGE_FILE, render_page(evaluation))
+    write_json(folder / METRICS_FILE, metrics_record(evaluation))
+    return folder / PAGE_FILE
+
+
+def metrics_record(evaluation: Evaluation) -> dict[str, Any]:
+    """The content of metrics.json."""
+    return _rounded(
+        {
+            "format_version": FORMAT_VERSION,
+            "audiovq_version": audiovq.__version__,
+            "model": evaluation.model,
+            "data": {
+                "name": evaluation.data,
+                "utterances": len(evaluation.scores),
+                "seconds": evaluation.seconds,
+                "rejected": [{"id": name, "reason": reason} for name, reason in evaluation.rejected.items()],
+            },
+            "metrics": {name: asdict(summary) for name, summary in evaluation.summaries().items()},
+            "mean_spectrum_noise": {name: asdict(summary) for name, summary in evaluation.noise_summaries().items()},
+            "codes": None if evaluation.codes is None else asdict(evaluation.codes),
+        }
+    )
+
+
+def render_page(evaluation: Evaluation) -> str:
+    """The listening page: one HTML file that needs nothing else, neither files beside it nor a network."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("audiovq.evaluation", "."),
+        autoescape=True,  # Ids, texts and paths are the user's.
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        evaluation=evaluation,
+        rows=table(evaluation),
+        histograms=[histogram_path(counts) for counts in _books(evaluation)],
+        examples=[_example_view(example, evaluation) for example in evaluation.examples],
+        version=audiovq.__version__,
+    )
+
+
+def _books(evaluation: Evaluation) -> list[Any]:
+    return [] if evaluation.code_counts is None else list(evaluation.code_counts)
+
+
+def _format(summary: Summary, decimals: int) -> str:
+    if summary.mean is None:
+        return "failed"
+    text = f"{summary.mean:.{decimals}f}"
+    return text if summary.ci95 is None else f"{text} ± {summary.ci95[1] - summary.mean:.{decimals}f}"
+
+
+def _utterance_record(scores: Scores) -> dict[str, Any]:
+    def record(results: dict[str, float | MetricError]) -> dict[str, Any]:
+        failures = {name: str(result) for name, result in results.items() if isinstance(result, MetricError)}
+        values = {name: None if name in failures else result for name, result in results.items()}
+        return {"metrics": values, "failures": failures}
+
+    return _rounded(
+        {
+            "id": scores.utterance.id,
+            "seconds": scores.seconds,
+            **record(scores.model),
+            "mean_spectrum_noise": record(scores.noise),
+        }
+    )
+
+
+def _rounded(data: Any) -> Any:
+    """Plain data with every float rounded."""
+    if isinstance(data, float):
+        return round(data, DECIMALS)
+    if isinstance(data, dict):
+        return {key: _rounded(value) for key, value in data.items()}
+    return [_rounded(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+def _example_view(example: Example, evaluation: Evaluation) -> dict[str, Any]:
+    """What the template needs of an example. Places and widths are percentages of its length: all align."""
+    rate, hop = evaluation.model["sample_rate"], evaluation.model["hop_length"]
+    original, decoded = (wave[:, : EXAMPLE_SECONDS * rate] for wave in (example.original, example.decoded))
+    length = original.shape[-1]
+    mel_hop = MEL_FFT // 4
+    mel_frames = length // mel_hop + 1
+    codes = None if example.codes is None else example.codes[:, : -(-length // hop)]
+    images = mel_images(original, decoded, sample_rate=rate)
+    return {
+        "utterance": example.scores.utterance,
+        "seconds": length / rate,
+        "cut": length < example.original.shape[-1],
+        "values": [
+            (metric.title, metric.unit, _format(_single(example.scores.model[name]), metric.decimals))
+            for name, metric in METRICS.items()
+        ],
+        "signals": [
+            {"name": name, "audio": _flac(wave, rate), "mel": image}
+            for name, wave, image in zip(("Original", "Decoded"), (original, decoded), images, strict=True)
+        ],
+        # Frame i of a spectrogram is centred on sample i * hop; a code frame begins there.
+        "mel_left": -50 * mel_hop / length,
+        "mel_width": 100 * mel_frames * mel_hop / length,
+        "strip": None if codes is None else code_strip(codes),
+        "strip_width": 0 if codes is None else 100 * codes.shape[-1] * hop / length,
+        "books": 0 if codes is None else len(codes),
+        "ticks": _ticks(length / rate),
+    }
+
+
+def _single(result: float | MetricError) -> Summary:
+    failed = isinstance(result, MetricError)
+    return Summary(None if failed else result, None, int(not failed), int(failed), {})
+
+
+def _ticks(seconds: float, most: int = 6) -> list[tuple[float, str]]:
+    """Round times within a signal: place in percent and label in seconds."""
+    step = next((step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5) if seconds / step <= most), 5)
+    return [(100 * i * step / seconds, f"{i * step:g}") for i in range(int(seconds / step) + 1)]
+
+
+def _flac(wave: Float[Tensor, "1 time"], sample_rate: int) -> str:
+    """A waveform as 16-bit FLAC in a data URI."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    samples = wave.nan_to_num().clamp(-1, 1)[0].numpy()
+    soundfile.write(buffer, samples, sample_rate, format="FLAC", subtype="PCM_16")
+    return data_uri(buffer.getvalue(), "audio/flac")

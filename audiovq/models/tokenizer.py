@@ -1,0 +1,308 @@
+"""AudioTokenizer: a trained model as people use it, waveforms to codes and back."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from audiovq.audio import AudioSource, AudioWriter, resample
+from audiovq.config import AutoencoderConfig
+from audiovq.devices import choose_device, full_float32
+from audiovq.errors import AudioError, TokenError
+from audiovq.models import release
+from audiovq.models.autoencoder import Autoencoder
+from audiovq.nn.stream import Stream
+
+CHUNK_SECONDS = 20.0
+"""Audio that is encoded or decoded at a time, all items of a batch together. Longer input goes through in pieces, which
+bounds memory and changes no code, except where two codes are equally near to within float32 rounding."""
+
+
+class AudioTokenizer:
+    """Waveforms to discrete codes and back.
+
+        tokenizer = AudioTokenizer.from_pretrained("path/to/model")
+        codes = tokenizer.encode(wave, sample_rate)  # [B, Q, F]
+        wave = tokenizer.decode(codes)  # [B, 1, F * hop_length]
+
+    Everything is computed in float32 on `device`. Frame t depends on no sample from (t + 1) * hop_length on, and
+    on nothing else in its batch.
+    """
+
+    def __init__(self, model: Autoencoder, config: AutoencoderConfig, device: str | torch.device = "cpu"):
+        self.model = model.to(device).eval().requires_grad_(False)
+        self.config = config
+        self.device = torch.device(device)
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_hub_id: str | Path, device: str = "auto", revision: str | None = None
+    ) -> AudioTokenizer:
+        """Load a released model from a folder or, if there is no such folder, from the Hugging Face Hub.
+
+        Args:
+            path_or_hub_id: folder with `config.json` and `model.safetensors`, or `organisation/name` on the Hub.
+            device: where to compute; `auto` takes an accelerator if there is one.
+            revision: branch, tag or commit on the Hub.
+
+        Raises:
+            CheckpointError: the folder or its files are missing, damaged, or of a format this version cannot read.
+        """
+        config, weights = release.read(release.locate(path_or_hub_id, revision))
+        model = Autoencoder(config)
+        release.load_weights(model, weights, source=str(path_or_hub_id))
+        return cls(model, config, choose_device(device))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `model.safetensors`, `config.json` and a model card, `README.md`; each is replaced whole."""
+        release.write(folder, self.config, self.model.state_dict(), card=release.model_card(self))
+
+    def push_to_hub(self, hub_id: str, private: bool = False) -> str:
+        """Upload to the Hugging Face Hub as `organisation/name`; returns the address of the commit."""
+        return release.push(self, hub_id, private)
+
+    # --- properties of the model ---------------------------------------------------------------------------------
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate in Hz of the waveforms that the model works on."""
+        return self.config.sample_rate
+
+    @property
+    def hop_length(self) -> int:
+        """Samples a frame."""
+        return self.config.hop_length
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second."""
+        return self.config.frame_rate
+
+    @property
+    def num_codebooks(self) -> int:
+        """Codes a frame, Q; 0 for a model without codes."""
+        return self.model.bottleneck.num_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes in each codebook, K; 0 for a model without codes."""
+        return self.model.bottleneck.codebook_size
+
+    @property
+    def bitrate(self) -> float:
+        """Nominal bits a second, frame_rate * Q * log2(K); 0 for a model without codes."""
+        return self.frame_rate * self.num_codebooks * math.log2(max(self.codebook_size, 1))
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of encoder, bottleneck and decoder."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def weights_sha256(self) -> str:
+        """SHA-256 of the weights, as `save_pretrained` writes them; names the model in everything it produces."""
+        return hashlib.sha256(release.serialize(self.model.state_dict())).hexdigest()
+
+    def describe(self) -> dict[str, str]:
+        """The model's properties, named and in words."""
+        return {
+            "sample rate": f"{self.sample_rate} Hz",
+            "frame rate": f"{self.frame_rate:g} Hz (hop length {self.hop_length} samples)",
+            "bottleneck": self.config.bottleneck.type,
+            "codes": f"{self.num_codebooks} x {self.codebook_size}" if self.num_codebooks else "none",
+            "bitrate": f"{self.bitrate:g} bit/s" if self.num_codebooks else "none",
+            "decoder": self.config.decoder.type,
+            "parameters": f"{self.num_parameters:,}",
+            "weights sha256": self.weights_sha256,
+        }
+
+    def num_frames(self, num_samples: int) -> int:
+        """Frames that `num_samples` samples at the model's rate are encoded to: ceil(T / hop_length)."""
+        return -(-num_samples // self.hop_length)
+
+    # --- codes ---------------------------------------------------------------------------------------------------
+
+    def encode(
+        self, wave: Float[Tensor, "*shape time"] | np.ndarray, sample_rate: int
+    ) -> Int[Tensor, "batch books frames"]:
+        """Codes [B, Q, F] of waveforms [T], [1, T] or [B, 1, T] in [-1, 1], resampled if their rate is another.
+
+        To encode utterances of different lengths in one batch, pad them on the right and keep the first
+        `num_frames(T_i)` frames of each: padding does not change them.
+
+        Raises:
+            AudioError: the waveform is empty, not finite or of another shape.
+            TokenError: the model has no codes.
+        """
+        self.require_codes()
+        stream = StreamingEncoder(self)
+        return torch.cat([stream(piece) for piece in self._pieces(self._prepare(wave, sample_rate))], dim=-1)
+
+    def decode(
+        self, codes: Int[Tensor, "*shape books frames"] | np.ndarray, num_samples: int | None = None
+    ) -> Float[Tensor, "batch 1 time"]:
+        """Waveforms [B, 1, T] of codes [Q, F] or [B, Q, F].
+
+        Args:
+            num_samples: length T of the result in samples; None gives F * hop_length.
+
+        Raises:
+            TokenError: shape, type or range of the codes, or `num_samples`, do not fit the model.
+        """
+        codes = self._check_codes(codes, num_samples)
+        length = codes.shape[-1] * self.hop_length
+        wave = torch.cat(list(self._decoded_pieces(codes)), dim=-1)
+        return wave[..., : length if num_samples is None else num_samples]
+
+    def encode_source(self, source: AudioSource) -> Int[Tensor, "1 books frames"]:
+        """Codes of an audio file or a segment of it, read piece by piece in bounded memory.
+
+        Raises:
+            AudioError: the file cannot be read to its end.
+            TokenError: the model has no codes.
+        """
+        self.require_codes()
+        stream = StreamingEncoder(self)
+        pieces = source.blocks(self.sample_rate, self._piece_frames(1) * self.hop_length)
+        return torch.cat([stream(piece[None]) for piece in pieces], dim=-1)
+
+    def decode_to_file(
+        self, codes: Int[Tensor, "books frames"] | np.ndarray, path: str | Path, num_samples: int | None = None
+    ) -> None:
+        """Decode codes [Q, F] into an audio file, piece by piece in bounded memory.
+
+        Raises:
+            TokenError: as for `decode`.
+        """
+        checked = self._check_codes(codes, num_samples)
+        left = checked.shape[-1] * self.hop_length if num_samples is None else num_samples
+        with AudioWriter(path, self.sample_rate) as file:
+            for piece in self._decoded_pieces(checked):
+                file.write(piece[0, :, :left])
+                left -= piece.shape[-1]
+
+    def _decoded_pieces(self, codes: Int[Tensor, "batch books frames"]) -> Iterator[Float[Tensor, "batch 1 piece"]]:
+        stream = StreamingDecoder(self)
+        for piece in codes.split(self._piece_frames(len(codes)), dim=-1):
+            yield stream(piece)
+
+    def _piece_frames(self, batch_size: int) -> int:
+        return max(1, round(CHUNK_SECONDS * self.frame_rate / batch_size))
+
+    @torch.inference_mode()
+    def reconstruct(
+        self, wave: Float[Tensor, "*shape time"] | np.ndarray, sample_rate: int
+    ) -> tuple[Float[Tensor, "batch 1 time"], Int[Tensor, "batch books frames"] | None]:
+        """What the decoder makes of the bottleneck's output, and the codes; codes are None for a model without.
+
+        The waveform is at the model's rate, and as long as the input at that rate.
+        """
+        wave = self._prepare(wave, sample_rate)
+        if self.num_codebooks:
+            codes = self.encode(wave, self.sample_rate)
+            return self.decode(codes, wave.shape[-1]), codes
+        down, up = Stream(), Stream()
+        with full_float32():
+            pieces = []
+            for piece in self._pieces(wave):
+                output = self.model.bottleneck(self.model.encode(piece.to(self.device), down))
+                pieces.append(self.model.decode(output.latents, up).cpu())
+        return torch.cat(pieces, dim=-1)[..., : wave.shape[-1]], None
+
+    def _prepare(self, wave: Tensor | np.ndarray, sample_rate: int) -> Float[Tensor, "batch 1 time"]:
+        """Check a waveform and bring it to [B, 1, T] at the model's rate."""
+        wave = torch.as_tensor(wave)
+        shape = tuple(wave.shape)
+        if wave.ndim == 1:
+            wave = wave[None, None]
+        elif wave.ndim == 2:
+            wave = wave[None]
+        if wave.ndim != 3 or wave.shape[1] != 1:
+            raise AudioError(f"expected a mono waveform of shape [T], [1, T] or [B, 1, T], found {list(shape)}")
+        if not wave.is_floating_point():
+            raise AudioError(f"expected a floating-point waveform in [-1, 1], found {wave.dtype}")
+        if wave.numel() == 0:
+            raise AudioError("the waveform is empty")
+        if not wave.isfinite().all():
+            raise AudioError("the waveform holds NaN or infinite samples")
+        return resample(wave.float(), sample_rate, self.sample_rate)
+
+    def _pieces(self, wave: Float[Tensor, "batch 1 time"]) -> tuple[Float[Tensor, "batch 1 piece"], ...]:
+        return wave.split(self._piece_frames(len(wave)) * self.hop_length, dim=-1)
+
+    def _check_codes(self, codes: Tensor | np.ndarray, num_samples: int | None) -> Int[Tensor, "batch books frames"]:
+        self.require_codes()
+        codes = torch.as_tensor(codes)
+        if codes.is_floating_point() or codes.dtype == torch.bool:
+            raise TokenError(f"codes are integers, found {codes.dtype}")
+        if codes.ndim == 2:
+            codes = codes[None]
+        if codes.ndim != 3 or codes.shape[1] != self.num_codebooks or codes.numel() == 0:
+            raise TokenError(f"expected codes of shape [B, {self.num_codebooks}, F], found {list(codes.shape)}")
+        codes = codes.long()
+        low, high = int(codes.min()), int(codes.max())
+        if low < 0 or high >= self.codebook_size:
+            raise TokenError(f"expected codes from 0 to {self.codebook_size - 1}, found {low} to {high}")
+        if num_samples is not None and self.num_frames(num_samples) != codes.shape[-1]:
+            raise TokenError(
+                f"{num_samples} samples are {self.num_frames(num_samples)} frames, "
+                f"found {codes.shape[-1]} frames of codes"
+            )
+        return codes
+
+    def require_codes(self) -> None:
+        """Raise `TokenError` if the model has no codes."""
+        if not self.num_codebooks:
+            raise TokenError(f"a model with bottleneck {self.config.bottleneck.type!r} has no codes")
+
+
+class StreamingEncoder:
+    """Encodes a signal that arrives in pieces; the codes are those of the whole signal.
+
+    Each call takes a piece [B, 1, T] at the model's rate and returns codes [B, Q, F] on the CPU. All pieces but the
+    last are a multiple of `hop_length` samples long.
+
+    Raises:
+        AudioError: a piece follows one that was no multiple of the hop length, which ends the signal.
+    """
+
+    def __init__(self, tokenizer: AudioTokenizer):
+        self.tokenizer = tokenizer
+        self._stream = Stream()
+        self._ended = False
+
+    @torch.inference_mode()
+    def __call__(self, wave: Float[Tensor, "batch 1 time"]) -> Int[Tensor, "batch books frames"]:
+        if self._ended:
+            raise AudioError(
+                f"the signal ended with a piece that was no multiple of {self.tokenizer.hop_length} samples; "
+                "start a new stream, or pass whole frames"
+            )
+        self._ended = wave.shape[-1] % self.tokenizer.hop_length != 0
+        model = self.tokenizer.model
+        with full_float32():
+            return model.bottleneck.encode(model.encode(wave.to(self.tokenizer.device), self._stream)).cpu()
+
+
+class StreamingDecoder:
+    """Decodes codes that arrive in pieces; the waveform is that of all codes at once.
+
+    Each call takes codes [B, Q, F] and returns their F * hop_length samples [B, 1, T] on the CPU.
+    """
+
+    def __init__(self, tokenizer: AudioTokenizer):
+        self.tokenizer = tokenizer
+        self._stream = Stream()
+
+    @torch.inference_mode()
+    def __call__(self, codes: Int[Tensor, "batch books frames"]) -> Float[Tensor, "batch 1 time"]:
+        model = self.tokenizer.model
+        with full_float32():
+            return model.decode(model.bottleneck.decode(codes.to(self.tokenizer.device)), self._stream).cpu()

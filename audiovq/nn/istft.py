@@ -1,0 +1,111 @@
+"""The inverse-STFT decoder: all layers at the frame rate, then one inverse Fourier transform (Vocos; Siuzdak, 2023)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from audiovq.config import ISTFTDecoderConfig
+from audiovq.nn.conv import CausalConv1d
+from audiovq.nn.stream import Stream, extend_left
+
+QUIET = -3.0
+"""Natural logarithm of a spectral magnitude, in units of an orthonormal transform."""
+
+
+class ConvNeXtBlock(nn.Module):
+    """Causal depthwise convolution, layer norm over channels, and a two-layer perceptron, as one residual unit.
+
+    The 1-D form of Liu et al. (2022), "A ConvNet for the 2020s".
+    """
+
+    def __init__(self, dim: int, kernel_size: int, expansion: int, scale: float):
+        super().__init__()
+        self.depthwise = CausalConv1d(dim, dim, kernel_size, groups=dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.expand = nn.Linear(dim, expansion * dim)
+        self.project = nn.Linear(expansion * dim, dim)
+        self.scale = nn.Parameter(torch.full((dim,), scale))
+
+    def forward(
+        self, x: Float[Tensor, "batch dim frames"], stream: Stream | None = None
+    ) -> Float[Tensor, "batch dim frames"]:
+        y = self.norm(self.depthwise(x, stream).mT)
+        y = self.project(nn.functional.gelu(self.expand(y)))
+        return x + (self.scale * y).mT
+
+
+class ISTFTHead(nn.Module):
+    """Spectral frames and their overlap-add.
+
+    A linear layer predicts log magnitude and phase of `subframes` spectra a frame. Each becomes a windowed piece of
+    `overlap` hops that starts where the hop of its own begins and reaches into later hops only; so the sum at any
+    sample is made of spectra that began before it, and the head is causal.
+
+    Shape:
+        input [B, D, F]; output [B, 1, F * hop_length].
+    """
+
+    window: Tensor
+
+    def __init__(self, dim: int, hop_length: int, subframes: int, overlap: int):
+        super().__init__()
+        self.subframes, self.overlap = subframes, overlap
+        self.hop = hop_length // subframes
+        self.fft_size = overlap * self.hop
+        self.bins = self.fft_size // 2 + 1
+        self.spectrum = nn.Linear(dim, subframes * self.bins * 2)
+        # Start at the loudness of quiet speech, with phases all over the circle.
+        log_magnitude, phase = self.spectrum.bias.detach().view(2, -1)
+        nn.init.constant_(log_magnitude, QUIET)
+        nn.init.uniform_(phase, -math.pi, math.pi)
+        window = torch.hann_window(self.fft_size)
+        # Hann windows at a whole number of hops add up to overlap / 2 everywhere.
+        self.register_buffer("window", window * (2 / overlap), persistent=False)
+
+    def forward(
+        self, x: Float[Tensor, "batch dim frames"], stream: Stream | None = None
+    ) -> Float[Tensor, "batch 1 time"]:
+        log_magnitude, phase = rearrange(
+            self.spectrum(x.mT).float(), "b f (part s bin) -> part b (f s) bin", part=2, s=self.subframes
+        )
+        # The clamp keeps a bad first step from overflowing; magnitudes of real speech stay far below it.
+        spectrum = torch.polar(log_magnitude.clamp(max=7.0).exp(), phase)
+        pieces = torch.fft.irfft(spectrum, n=self.fft_size, norm="ortho") * self.window
+        pieces = rearrange(pieces, "b frame (part hop) -> b part hop frame", part=self.overlap)
+        frames = pieces.shape[-1]
+        pieces = extend_left(self, pieces, self.overlap - 1, stream)
+        last = self.overlap - 1
+        wave = sum(pieces[:, part, :, last - part : last - part + frames] for part in range(self.overlap))
+        return rearrange(torch.as_tensor(wave), "b hop frame -> b 1 (frame hop)")
+
+
+class ISTFTDecoder(nn.Module):
+    """ConvNeXt-like blocks at the frame rate, then the inverse STFT head.
+
+    Shape:
+        input [B, D, F]; output [B, 1, F * hop_length].
+    """
+
+    def __init__(self, config: ISTFTDecoderConfig, latent_dim: int, hop_length: int):
+        super().__init__()
+        self.input = CausalConv1d(latent_dim, config.dim, config.kernel_size)
+        self.input_norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.blocks = nn.ModuleList(
+            ConvNeXtBlock(config.dim, config.kernel_size, config.expansion, scale=1 / config.layers)
+            for _ in range(config.layers)
+        )
+        self.output_norm = nn.LayerNorm(config.dim, eps=1e-6)
+        self.head = ISTFTHead(config.dim, hop_length, config.subframes, config.overlap)
+
+    def forward(
+        self, x: Float[Tensor, "batch dim frames"], stream: Stream | None = None
+    ) -> Float[Tensor, "batch 1 time"]:
+        x = self.input_norm(self.input(x, stream).mT).mT
+        for block in self.blocks:
+            x = block(x, stream)
+        return self.head(self.output_norm(x.mT).mT, stream)

@@ -1,0 +1,145 @@
+"""Encoding audio files to codes files and back, one file each, with the folder tree kept."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from audiovq.audio import AudioSource, find_audio_files
+from audiovq.data.tokens import (
+    TOKENIZER,
+    CodesFile,
+    TokenSet,
+    load_codes,
+    require_same_model,
+    save_codes,
+)
+from audiovq.errors import AudioVQError, OutputExistsError, TokenError
+from audiovq.files import refuse_to_overwrite
+from audiovq.models.tokenizer import AudioTokenizer
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to make of another."""
+
+    source: Path
+    target: Path
+
+
+def plan_files(
+    inputs: Sequence[Path], output: Path, suffix: str, find: Callable[[Path], list[Path]], force: bool
+) -> list[Job]:
+    """What is made of files and folders: `output` receives the tree below each folder, with another suffix.
+
+    Raises:
+        OutputExistsError: two inputs would become the same file, or a file exists and `force` is not given.
+        AudioVQError: a folder cannot be read.
+    """
+    jobs: dict[Path, Job] = {}
+    for given in inputs:
+        for source in find(given) if given.is_dir() else [given]:
+            relative = source.relative_to(given) if given.is_dir() else Path(source.name)
+            target = output / relative.with_suffix(suffix)
+            if target in jobs:
+                raise OutputExistsError(
+                    f"{target} would be made of both {jobs[target].source} and {source}; use two calls and two outputs"
+                )
+            refuse_to_overwrite(target, force)
+            jobs[target] = Job(source, target)
+    return list(jobs.values())
+
+
+def encode_files(tokenizer: AudioTokenizer, jobs: Iterable[Job]) -> list[str]:
+    """Encode each job's audio file to a codes file; returns what went wrong, a line for each file.
+
+    Raises:
+        TokenError: the model has no codes.
+    """
+    tokenizer.require_codes()
+    weights = tokenizer.weights_sha256
+
+    def encode(job: Job) -> None:
+        source = AudioSource.open(job.source)
+        codes = tokenizer.encode_source(source)[0].numpy().astype(np.uint16)
+        samples = source.length_at(tokenizer.sample_rate)
+        save_codes(job.target, CodesFile(codes, samples, tokenizer.sample_rate, weights))
+
+    return _each(jobs, encode, "Encoding")
+
+
+def decode_files(tokenizer: AudioTokenizer, jobs: Iterable[Job]) -> list[str]:
+    """Decode each job's codes file to a wav; returns what went wrong, a line for each file."""
+
+    def decode(job: Job) -> None:
+        file = load_codes(job.source)
+        require_same_model(file.weights_sha256, tokenizer, job.source)
+        try:
+            tokenizer.decode_to_file(file.codes, job.target, file.num_samples)
+        except TokenError as error:
+            raise TokenError(f"{job.source}: {error}") from error
+
+    return _each(jobs, decode, "Decoding")
+
+
+def decode_tokens(tokenizer: AudioTokenizer, tokens: TokenSet, output: Path, force: bool) -> list[str]:
+    """Decode every utterance of a token data set to `output`/utt_id.wav; returns what went wrong, a line for each.
+
+    Raises:
+        TokenError: the codes are another model's, or a shard is damaged.
+        OutputExistsError: a file exists and `force` is not given.
+    """
+    tokens.require_model(tokenizer)
+    failures = []
+    for row in tokens:
+        target = output / f"{row.utt_id}.wav"
+        refuse_to_overwrite(target, force)
+        try:
+            tokenizer.decode_to_file(row.codes, target, row.num_samples)
+        except TokenError as error:
+            failures.append(f"{row.utt_id}: {error}")
+    return failures
+
+
+def find_codes_files(folder: Path) -> list[Path]:
+    """All codes files below a folder, sorted.
+
+    Raises:
+        TokenError: there are none.
+    """
+    # Not the hidden files that a killed run leaves.
+    found = sorted(folder.rglob("[!.]*.npz"))
+    if not found:
+        raise TokenError(f"{folder}: holds neither codes files (*.npz) nor a token data set ({TOKENIZER})")
+    return found
+
+
+def find_speech(folder: Path) -> list[Path]:
+    """All audio files below a folder, sorted.
+
+    Raises:
+        AudioError: the folder cannot be read.
+        TokenError: there are none.
+    """
+    found = find_audio_files(folder)
+    if not found:
+        raise TokenError(f"{folder}: holds no audio files")
+    return found
+
+
+def _each(jobs: Iterable[Job], action: Callable[[Job], None], title: str) -> list[str]:
+    from rich.console import Console
+    from rich.progress import track
+
+    failures = []
+    hidden = not sys.stderr.isatty()
+    for job in track(list(jobs), title, console=Console(stderr=True), transient=True, disable=hidden):
+        try:
+            action(job)
+        except AudioVQError as error:
+            failures.append(str(error))
+    return failures

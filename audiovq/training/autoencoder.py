@@ -1,0 +1,183 @@
+"""Stage 1: train encoder, bottleneck and decoder on audio crops, validate on whole utterances."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from audiovq.bottlenecks.base import bits_per_second, count_codes, perplexity
+from audiovq.bottlenecks.distributed import sum_over_processes
+from audiovq.config import ExperimentConfig
+from audiovq.data.dataset import CropSampler, evenly_spread, read_ahead
+from audiovq.data.manifest import Utterance, read_manifest
+from audiovq.devices import choose_device, seed_everything
+from audiovq.errors import ConfigError
+from audiovq.files import write_text
+from audiovq.losses import ReconstructionLoss
+from audiovq.models.autoencoder import Autoencoder
+from audiovq.models.tokenizer import AudioTokenizer
+from audiovq.training.checkpoint import Progress, read_config_of_state
+from audiovq.training.logging import RunLog
+from audiovq.training.loop import STATE, Task, fit
+
+EXAMPLES = 4
+"""Validation utterances whose audio and mel pictures are logged."""
+MAY_CHANGE = {"data.workers", "training.steps", "training.log_every", "training.valid_every"}
+"""Settings that a resumed run may have changed."""
+
+
+def train_autoencoder(config: ExperimentConfig, output: str | Path, device: str = "auto") -> Progress:
+    """Train a tokenizer, or go on with the run that `output` holds.
+
+    `output` receives `config.yaml`, `state.safetensors` (the last state), `release/` (the best model so far, as
+    `AudioTokenizer.from_pretrained` reads it), `metrics.jsonl` and `tensorboard/`.
+
+    Raises:
+        ConfigError: `output` holds a run with another config, or there is no such device.
+        ManifestError, AudioError: the data cannot be used.
+        Stopped: SIGTERM or SIGINT arrived; the state was saved first.
+    """
+    output = Path(output)
+    plain = config.model_dump(mode="json")
+    check_same_run(output, plain)
+    accelerator = Accelerator(
+        cpu=choose_device(device).type == "cpu",
+        mixed_precision="bf16" if config.training.precision == "bf16" else "no",
+    )
+    train, valid = read_manifest(config.data.train), read_manifest(config.data.valid)
+    if accelerator.is_main_process:
+        write_text(output / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
+
+    seed_everything(config.training.seed, "model")
+    model = Autoencoder(config.model_part())
+    loss = ReconstructionLoss(config.loss, config.sample_rate).to(accelerator.device)
+    crop_samples = -(-round(config.data.crop_seconds * config.sample_rate) // config.hop_length) * config.hop_length
+    sampler = CropSampler(train, config.sample_rate, crop_samples, config.data.batch_size, config.training.seed)
+
+    def batches(first_step: int) -> Iterator[Tensor]:
+        # Each process takes its own batches: numbers step * processes + rank.
+        processes, rank = accelerator.num_processes, accelerator.process_index
+        return read_ahead(sampler.batch, count(first_step * processes + rank, processes), config.data.workers)
+
+    def compute_loss(model: nn.Module, wave: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        bottleneck = accelerator.unwrap_model(model).bottleneck
+        bottleneck.set_step(step)
+        with accelerator.autocast():
+            output = model(wave)
+        reconstruction, terms = loss(output.wave, wave.repeat(output.bottleneck.samples, 1, 1))
+        total = reconstruction.mean() + config.loss.bottleneck * output.bottleneck.loss
+        total = total + bottleneck.surrogate_loss(output.bottleneck, reconstruction)
+        return total, {**terms, "bottleneck": output.bottleneck.loss.detach(), **output.bottleneck.metrics}
+
+    def validate(model: nn.Module, log: RunLog | None, step: int, brief: bool) -> dict[str, float]:
+        assert isinstance(model, Autoencoder)
+        chosen = evenly_spread(valid, 2 if brief else config.training.valid_utterances)
+        return validate_autoencoder(model, loss, chosen, config, accelerator, log, step)
+
+    def release(model: nn.Module) -> None:
+        AudioTokenizer(_on_cpu(model, config), config.model_part()).save_pretrained(output / "release")
+
+    audio_seconds = crop_samples / config.sample_rate * config.data.batch_size * accelerator.num_processes
+    task = Task(model, compute_loss, batches, validate, release, audio_seconds)
+    return fit(accelerator, task, config.training, plain, output)
+
+
+@torch.no_grad()
+def validate_autoencoder(
+    model: Autoencoder,
+    loss: ReconstructionLoss,
+    utterances: Sequence[Utterance],
+    config: ExperimentConfig,
+    accelerator: Accelerator,
+    log: RunLog | None,
+    step: int,
+) -> dict[str, float]:
+    """Means over whole utterances, each process taking its share; code statistics are of the whole set."""
+    model.eval()
+    sums: dict[str, Tensor] = {}
+    codebook_size = model.bottleneck.codebook_size
+    counts = torch.zeros(codebook_size, device=accelerator.device)
+    # With more processes than utterances some take one again, with weight 0, so that all sum the same quantities.
+    processes, rank = accelerator.num_processes, accelerator.process_index
+    for number in range(rank, max(len(utterances), processes), processes):
+        weight = float(number < len(utterances))
+        utterance = utterances[number % len(utterances)]
+        wave = utterance.source().read(config.sample_rate)[None].to(accelerator.device)
+        with accelerator.autocast():
+            output = model(wave)
+        reconstruction, terms = loss(output.wave, wave)
+        values = {"loss": reconstruction.mean(), **terms, "bottleneck": output.bottleneck.loss}
+        values |= {name: value for name, value in output.bottleneck.metrics.items() if name != "perplexity"}
+        for name, value in values.items():
+            sums[name] = sums.get(name, 0) + weight * value.double()
+        if output.bottleneck.codes is not None:
+            counts += weight * count_codes(output.bottleneck.codes, codebook_size)
+        if log is not None and number < EXAMPLES:
+            log.audio(step, f"{utterance.id}/original", wave[0], config.sample_rate)
+            log.audio(step, f"{utterance.id}/decoded", output.wave[0], config.sample_rate)
+    means = {name: float(sum_over_processes(total)) / len(utterances) for name, total in sums.items()}
+    if "kl" in means:
+        means["kl_bits_per_second"] = bits_per_second(means["kl"], config.frame_rate)
+    if codebook_size:
+        counts = sum_over_processes(counts)
+        means |= {
+            "perplexity": float(perplexity(counts)),
+            "codes_used": int((counts > 0).sum()),
+            "dead_codes": int((counts == 0).sum()),
+        }
+        if log is not None:
+            log.code_histogram(step, counts)
+    return means
+
+
+def check_same_run(output: Path, config: dict[str, Any]) -> None:
+    """Refuse to go on with a run under another config, except for settings that change nothing but its length.
+
+    Raises:
+        ConfigError: names the first setting that differs.
+    """
+    state = output / STATE
+    if not state.exists():
+        return
+    before, now = _flatten(read_config_of_state(state)), _flatten(config)
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if old != new and name not in MAY_CHANGE:
+            raise ConfigError(
+                f"{output}: holds a run with {name} = {old!r}, now it is {new!r}; choose another --output, "
+                "or add --force to start anew"
+            )
+
+
+def start_anew(output: str | Path) -> None:
+    """Remove the run that a folder holds, and nothing else in it."""
+    output = Path(output)
+    for name in (STATE, "config.yaml", "metrics.jsonl"):
+        (output / name).unlink(missing_ok=True)
+    for name in ("release", "tensorboard"):
+        shutil.rmtree(output / name, ignore_errors=True)
+
+
+def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, dict):
+        return {prefix: data}
+    return {
+        key: value
+        for name, inner in data.items()
+        for key, value in _flatten(inner, f"{prefix}.{name}" if prefix else name).items()
+    }
+
+
+def _on_cpu(model: nn.Module, config: ExperimentConfig) -> Autoencoder:
+    """A copy of a model that the release may move and freeze."""
+    copy = Autoencoder(config.model_part())
+    copy.load_state_dict(model.state_dict())
+    return copy

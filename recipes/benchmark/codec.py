@@ -1,0 +1,347 @@
+#!/usr/bin/env python
+"""Speed and size of the shipped models beside EnCodec 24 kHz (Défossez et al., 2022), on the CPU.
+
+    python recipes/benchmark/codec.py --threads 2 --output exp/codec.json
+
+Prints Markdown tables. All weights are random: neither speed nor size depends on them. See README.md for what the
+columns mean.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from audiovq.config import load_config
+from audiovq.errors import AudioVQError
+from audiovq.files import write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Row = dict[str, float | str]
+
+RECIPES = Path(__file__).resolve().parents[1]
+SHIPPED = ("mini/conf/mini.yaml", "vctk/conf/vqvae_base.yaml", "vctk/conf/vqvae_paper.yaml")
+BATCH_SIZES = (1, 16)
+ENCODEC_KBPS = 1.5
+"""EnCodec's lowest bitrate: the nearest to one codebook, and its fastest setting."""
+SHORTEST_TIMING = 0.25
+"""Seconds; a faster call is repeated within one measurement, and the mean taken."""
+COUNTED_SECONDS = 4
+"""Audio on which multiply-adds are counted: whole frames at 50, 62.5 and 75 frames a second."""
+
+
+@dataclass
+class Codec:
+    """A codec as the benchmark sees it, with the functions that its users call."""
+
+    name: str
+    sample_rate: int
+    frame_rate: float
+    bitrate: float
+    parameters: int
+    """Weights, codebooks included as far as `bitrate` uses them."""
+    encode: Callable[[Tensor], Any]
+    """Waveform [B, 1, T] to codes."""
+    decode: Callable[[Any], Tensor]
+    """What `encode` returns to waveform."""
+    latents: Callable[[Tensor], Tensor]
+    """Waveform to what the quantizer sees."""
+    quantize: Callable[[Tensor], Any]
+    """The quantizer's part of `encode`."""
+
+
+@dataclass
+class Timings:
+    """Seconds that one codec took at one batch size, one number a round."""
+
+    name: str
+    batch: int
+    encode: list[float] = field(default_factory=list)
+    decode: list[float] = field(default_factory=list)
+    quantize: list[float] = field(default_factory=list)
+
+
+# --- codecs --------------------------------------------------------------------------------------------------
+
+
+def audiovq_codec(path: Path) -> Codec:
+    """The model of a config, with random weights."""
+    from audiovq.models.autoencoder import Autoencoder
+    from audiovq.models.tokenizer import AudioTokenizer
+
+    config = load_config(path).model_part()
+    tokenizer = AudioTokenizer(Autoencoder(config), config)
+    return Codec(
+        name=path.stem,
+        sample_rate=tokenizer.sample_rate,
+        frame_rate=tokenizer.frame_rate,
+        bitrate=tokenizer.bitrate,
+        parameters=tokenizer.num_parameters,
+        encode=lambda wave: tokenizer.encode(wave, tokenizer.sample_rate),
+        decode=tokenizer.decode,
+        latents=tokenizer.model.encode,
+        quantize=tokenizer.model.bottleneck.encode,
+    )
+
+
+def encodec_codec() -> Codec:
+    """EnCodec 24 kHz at `ENCODEC_KBPS`, with its weight normalisation folded into the weights, which is faster.
+
+    Raises:
+        AudioVQError: the package `encodec` is not installed.
+    """
+    import warnings
+
+    from torch import nn
+
+    try:
+        from encodec.model import EncodecModel
+    except ImportError as error:
+        raise AudioVQError("EnCodec is not installed; pip install 'audiovq[bench]'") from error
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # EnCodec uses torch.nn.utils.weight_norm, which is deprecated.
+        model = EncodecModel.encodec_model_24khz(pretrained=False)
+    model.set_target_bandwidth(ENCODEC_KBPS)
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
+            nn.utils.remove_weight_norm(layer)
+    books = int(ENCODEC_KBPS * 1000 / (model.frame_rate * model.bits_per_codebook))
+    codebooks = books * model.quantizer.bins * model.quantizer.dimension
+    return Codec(
+        name="EnCodec 24 kHz",
+        sample_rate=model.sample_rate,
+        frame_rate=model.frame_rate,
+        bitrate=1000 * ENCODEC_KBPS,
+        parameters=codebooks + sum(parameter.numel() for parameter in model.parameters()),
+        encode=model.encode,
+        decode=model.decode,
+        latents=model.encoder,
+        quantize=lambda latents: model.quantizer.encode(latents, model.frame_rate, ENCODEC_KBPS),
+    )
+
+
+# --- measuring -----------------------------------------------------------------------------------------------
+
+
+def count_multiply_adds(call: Callable[[], Any]) -> float:
+    """Multiply-adds of convolutions, matrix products and LSTMs in a call; element-wise work and FFTs are not counted.
+
+    PyTorch's counter gives two operations a multiply-add. On the CPU it does not know the LSTM layer of oneDNN, which
+    EnCodec uses.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    def lstm_layer(steps: Sequence[int], weight_ih: Sequence[int], weight_hh: Sequence[int], *_: Any, **__: Any) -> int:
+        return 2 * math.prod(steps[:-1]) * (math.prod(weight_ih) + math.prod(weight_hh))
+
+    custom = {torch.ops.aten.mkldnn_rnn_layer: lstm_layer}
+    with FlopCounterMode(display=False, custom_mapping=custom) as counter:
+        call()
+    return counter.get_total_flops() / 2
+
+
+def multiply_adds_a_second(codec: Codec) -> tuple[float, float]:
+    """Multiply-adds of encoding and of decoding a second of audio."""
+    wave = noise(codec, batch=1, seconds=COUNTED_SECONDS)
+    codes = codec.encode(wave)
+    calls = (lambda: codec.encode(wave), lambda: codec.decode(codes))
+    encode, decode = (count_multiply_adds(call) / COUNTED_SECONDS for call in calls)
+    return encode, decode
+
+
+def noise(codec: Codec, batch: int, seconds: float) -> Tensor:
+    """Noise [B, 1, T] at the codec's rate; speed does not depend on the signal."""
+    import torch
+
+    return 0.1 * torch.randn(batch, 1, round(seconds * codec.sample_rate))
+
+
+def seconds_of(call: Callable[[], Any]) -> float:
+    """Wall-clock seconds of one call."""
+    calls, start = 0, time.perf_counter()
+    while True:
+        call()
+        calls += 1
+        elapsed = time.perf_counter() - start
+        if elapsed >= SHORTEST_TIMING:
+            return elapsed / calls
+
+
+def time_codecs(codecs: Sequence[Codec], batch_sizes: Sequence[int], seconds: float, rounds: int) -> list[Timings]:
+    """Time every codec in every round, in turn, so that whatever else the machine does hits all of them alike."""
+    runs: list[tuple[list[float], Callable[[], Any]]] = []
+    results: list[Timings] = []
+    for batch in batch_sizes:
+        for codec in codecs:
+            wave = noise(codec, batch, seconds)
+            codes, latents = codec.encode(wave), codec.latents(wave)
+            result = Timings(codec.name, batch)
+            runs += [
+                (result.encode, partial(codec.encode, wave)),
+                (result.decode, partial(codec.decode, codes)),
+                (result.quantize, partial(codec.quantize, latents)),
+            ]
+            results.append(result)
+    for _, call in runs:
+        call()  # Warm-up.
+    for _ in range(rounds):
+        for measured, call in runs:
+            measured.append(seconds_of(call))
+    return results
+
+
+# --- results -------------------------------------------------------------------------------------------------
+
+
+def size_row(codec: Codec) -> Row:
+    """Size of a codec, as a row of the first table."""
+    encode, decode = multiply_adds_a_second(codec)
+    return {
+        "name": codec.name,
+        "frame_rate": codec.frame_rate,
+        "bitrate": codec.bitrate,
+        "parameters": codec.parameters,
+        "encode_multiply_adds": encode,
+        "decode_multiply_adds": decode,
+    }
+
+
+def speed_row(timings: Timings, reference: Timings, seconds: float) -> Row:
+    """Speed of a codec, as a row of the second table; ratios are taken within a round."""
+    row: Row = {"name": timings.name, "batch": timings.batch}
+    audio = timings.batch * seconds
+    for part in ("encode", "decode"):
+        own, other = getattr(timings, part), getattr(reference, part)
+        row[f"{part}_speed"] = audio / statistics.median(own)
+        row[f"{part}_best_speed"] = audio / min(own)
+        row[f"{part}_ratio"] = statistics.median(b / a for a, b in zip(own, other, strict=True))
+    shares = (q / e for q, e in zip(timings.quantize, timings.encode, strict=True))
+    row["quantizer_share"] = statistics.median(shares)
+    return row
+
+
+SIZE_COLUMNS = {
+    "model": "{name}",
+    "frames/s": "{frame_rate:g}",
+    "bit/s": "{bitrate:.0f}",
+    "parameters": "{parameters:,}",
+    "encode, multiply-adds/s": "{encode_multiply_adds:,.0f}",
+    "decode, multiply-adds/s": "{decode_multiply_adds:,.0f}",
+}
+SPEED_COLUMNS = {
+    "model": "{name}",
+    "batch": "{batch}",
+    "encode, s/s (best)": "{encode_speed:.1f} ({encode_best_speed:.1f})",
+    "encode / EnCodec": "{encode_ratio:.1f}",
+    "decode, s/s (best)": "{decode_speed:.1f} ({decode_best_speed:.1f})",
+    "decode / EnCodec": "{decode_ratio:.1f}",
+    "quantizer": "{quantizer_share:.1%}",
+}
+
+
+def table(columns: Mapping[str, str], rows: Sequence[Row]) -> str:
+    """A Markdown table; `columns` maps headings to formats of a row. The first column is text, the others figures."""
+    cells = [list(columns), ["---", *["---:"] * (len(columns) - 1)]]
+    cells += [[text.format_map(row) for text in columns.values()] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in cells)
+
+
+def conditions(args: argparse.Namespace) -> dict[str, Any]:
+    """What the figures depend on."""
+    import torch
+
+    return {
+        "cpu": cpu_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "commit": commit(),
+        "seed": args.seed,
+        "audio_seconds": args.seconds,
+        "rounds": args.rounds,
+        "encodec_kbps": ENCODEC_KBPS,
+    }
+
+
+def cpu_name() -> str:
+    """Model name of the CPU, as far as the system tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """Commit of this checkout, marked if files differ from it."""
+    command = ["git", "-C", str(RECIPES), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+# --- command line --------------------------------------------------------------------------------------------
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Speed and size of models beside EnCodec 24 kHz, on the CPU.")
+    add = parser.add_argument
+    add("configs", nargs="*", type=Path, help="configs of the models (default: those of recipes/mini and recipes/vctk)")
+    add("--threads", type=int, default=os.cpu_count(), help="threads to compute with (default: all cores, %(default)s)")
+    add("--rounds", type=int, default=5, help="rounds, in each of which every codec is timed (default: %(default)s)")
+    add("--seconds", type=float, default=10.0, help="length of the audio in seconds (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of weights and audio (default: %(default)s)")
+    add("--output", type=Path, help="JSON file for all figures (default: none is written)")
+    args = parser.parse_args(arguments)
+    for name in ("threads", "rounds", "seconds"):
+        if not 0 < getattr(args, name) < math.inf:
+            parser.error(f"argument --{name}: expected a number above 0, found {getattr(args, name)}")
+    return args
+
+
+def benchmark(args: argparse.Namespace) -> None:
+    """Measure, print the tables and write the figures."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    facts = conditions(args)
+    configs = args.configs or [RECIPES / name for name in SHIPPED]
+    with torch.inference_mode():
+        codecs = [encodec_codec(), *map(audiovq_codec, configs)]
+        sizes = [size_row(codec) for codec in codecs]
+        timings = time_codecs(codecs, BATCH_SIZES, args.seconds, args.rounds)
+    references = {timing.batch: timing for timing in timings if timing.name == codecs[0].name}
+    speeds = [speed_row(timing, references[timing.batch], args.seconds) for timing in timings]
+    print(f"{', '.join(f'{key} {value}' for key, value in facts.items())}\n")
+    print(f"{table(SIZE_COLUMNS, sizes)}\n\n{table(SPEED_COLUMNS, speeds)}")
+    if args.output:
+        raw = [asdict(timing) for timing in timings]
+        write_json(args.output, {**facts, "sizes": sizes, "speeds": speeds, "seconds": raw})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    try:
+        benchmark(parse_arguments(arguments))
+    except AudioVQError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""Part 2: an autoregressive decoder that sees more or less of the waveform's past.
+
+    -log p(x|z) = sum over samples t of -log Laplace(x_t; m_t, b_t),    (m_t, b_t) = decoder(z, x_{t-1} ... x_{t-C})
+
+The past is the true one, in training and evaluation (teacher forcing). With C = 0 all that the decoder knows comes
+through the latents; the larger C, the less they are needed. With the KL divergence at weight 1, the loss is the
+negative ELBO in nats, and nothing but the ELBO decides whether the latents are used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import count
+
+import torch
+from accelerate import Accelerator
+from grid import Run
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from audiovq.bottlenecks import build_bottleneck
+from audiovq.config import ExperimentConfig
+from audiovq.data.dataset import CropSampler, evenly_spread, read_ahead
+from audiovq.data.manifest import read_manifest
+from audiovq.devices import seed_everything
+from audiovq.nn.conv import CausalConv1d, CausalConvTranspose1d, CausalSequential, Encoder, ResidualUnit, activate
+from audiovq.training.logging import RunLog
+from audiovq.training.loop import Task, fit
+
+CHANNELS, UNITS, KERNEL = 24, 5, 4
+SMALLEST_SCALE = 1e-3
+"""Of the Laplace distribution: a floor of -54 dB, without which digital silence would have infinite density."""
+WEIGHTS = "model.safetensors"
+
+
+class ContextModel(nn.Module):
+    """The bench's encoder and bottleneck, with a decoder that sees a context of 4 ** units samples (none for 0).
+
+    The number of residual units is always the same; those beyond the context have a kernel of one sample.
+    """
+
+    def __init__(self, config: ExperimentConfig, units: int):
+        super().__init__()
+        self.hop_length = config.hop_length
+        self.encoder = Encoder(config.encoder, config.latent_dim)
+        self.bottleneck = build_bottleneck(config)
+        self.upsample = CausalConvTranspose1d(config.latent_dim, CHANNELS, config.hop_length)
+        self.past = CausalConv1d(1, CHANNELS, KERNEL) if units else None
+        self.units = CausalSequential(
+            ResidualUnit(CHANNELS, *((KERNEL, KERNEL**i) if i < units else (1, 1))) for i in range(1, UNITS)
+        )
+        self.head = CausalConv1d(CHANNELS, 2, 1)
+
+    def nll(self, latents: Tensor, wave: Tensor) -> Tensor:
+        """-log p(x|z) in nats per frame, a mean over frames: latents [B, D, F], wave [B, 1, F * hop_length] -> [B]."""
+        h = self.upsample(latents)
+        if self.past is not None:
+            h = h + self.past(F.pad(wave, (1, 0))[..., :-1])
+        mean, raw = self.head(activate(self.units(h))).chunk(2, dim=1)
+        scale = SMALLEST_SCALE + 0.1 * F.softplus(raw)
+        nll = (2 * scale).log() + (wave - mean).abs() / scale
+        return nll.mean((1, 2)) * self.hop_length
+
+
+def context_samples(units: int) -> int:
+    """Samples of the past that the decoder sees."""
+    return KERNEL**units if units else 0
+
+
+def whole_frames(wave: Tensor, hop_length: int) -> Tensor:
+    """A waveform without the rest after its last whole frame."""
+    return wave[..., : wave.shape[-1] // hop_length * hop_length]
+
+
+def train_context(run: Run) -> float:
+    """Train one model; returns the best validation loss, in nats per frame."""
+    config = run.config
+    train, valid = read_manifest(config.data.train), read_manifest(config.data.valid)
+    seed_everything(config.training.seed, "model")
+    model = ContextModel(config, run.context_units)
+    crop = math.ceil(config.data.crop_seconds * config.frame_rate) * config.hop_length
+    sampler = CropSampler(train, config.sample_rate, crop, config.data.batch_size, config.training.seed)
+
+    def batches(first_step: int) -> Iterator[Tensor]:
+        return read_ahead(sampler.batch, count(first_step), config.data.workers)
+
+    def compute_loss(model: nn.Module, wave: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(model, ContextModel)
+        model.bottleneck.set_step(step)
+        output = model.bottleneck(model.encoder(wave))
+        nll = model.nll(output.latents, wave).mean()
+        # In nats per sample, so that gradients have the size that clipping expects.
+        return (nll + output.loss) / config.hop_length, {"nll": nll.detach(), **output.metrics}
+
+    @torch.no_grad()
+    def validate(model: nn.Module, log: RunLog | None, step: int, brief: bool) -> dict[str, float]:
+        assert isinstance(model, ContextModel)
+        model.eval()
+        losses = []
+        for utterance in evenly_spread(valid, 1 if brief else config.training.valid_utterances):
+            wave = whole_frames(utterance.source().read(config.sample_rate), config.hop_length)[None]
+            output = model.bottleneck(model.encoder(wave))
+            losses.append(float(model.nll(output.latents, wave) + output.loss))
+        return {"loss": sum(losses) / len(losses)}
+
+    def release(model: nn.Module) -> None:
+        save_file(model.state_dict(), run.folder / WEIGHTS)
+
+    task = Task(model, compute_loss, batches, validate, release, crop / config.sample_rate * config.data.batch_size)
+    progress = fit(Accelerator(cpu=True), task, config.training, config.model_dump(mode="json"), run.folder)
+    assert progress.best_loss is not None
+    return progress.best_loss
+
+
+def load_context(run: Run) -> ContextModel:
+    """A trained model, in evaluation."""
+    model = ContextModel(run.config, run.context_units)
+    model.load_state_dict(load_file(run.folder / WEIGHTS))
+    return model.eval()

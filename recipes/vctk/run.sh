@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Train a speech tokenizer on VCTK (Yamagishi et al., release 0.92: 110 English speakers), on one or more GPUs, and
+# tokenize the corpus with it.
+#
+# usage: run.sh --corpus-dir DIR [--option value ...]
+#
+#   --corpus-dir DIR   the corpus, release 0.92 or 0.80; 0.92 is downloaded to it if there is none
+#   --config FILE      configuration of model and training       (default: conf/vqvae_base.yaml, beside this script)
+#   --overrides "..."  changes to it, as in "training.steps=200 bottleneck.codebook_size=256"
+#   --exp DIR          folder for everything that is made        (default: exp/CONFIG, beside this script)
+#   --num-gpus N       processes that train together, a GPU each (default: 1)
+#   --device NAME      cpu, cuda, ... to train and to run on     (default: auto)
+#   --stage N          start at stage N, even if it is done      (default: the first stage that is not done)
+#   --stop-stage N     stop after stage N                        (default: 5)
+#
+# stages: 0 download, 1 prepare, 2 train, 3 tokenize, 4 decode, 5 evaluate
+
+# shellcheck source-path=SCRIPTDIR
+
+set -euo pipefail
+recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$recipe/../shared/parse_options.sh"
+source "$recipe/../shared/stages.sh"
+
+corpus_dir=
+config=$recipe/conf/vqvae_base.yaml
+overrides=
+exp=
+num_gpus=1
+device=auto
+stage=
+stop_stage=
+parse_options corpus_dir config overrides exp num_gpus device stage stop_stage -- "$@"
+[[ -n $corpus_dir ]] || fail "--corpus-dir: is required, the folder of the corpus or where to download it to"
+[[ -f $config ]] || fail "--config $config: no such file"
+[[ $num_gpus =~ ^[1-9][0-9]*$ ]] || fail "--num-gpus $num_gpus: expected a number from 1 on"
+config_name=${config##*/}
+exp=${exp:-$recipe/exp/${config_name%.yaml}}
+
+download() {
+  if [[ -d $corpus_dir/wav48_silence_trimmed || -d $corpus_dir/wav48 ]]; then
+    log "using the corpus in $corpus_dir"
+  else
+    "$recipe/local/download.sh" "$corpus_dir"
+  fi
+}
+
+prepare() {
+  audiovq prepare vctk "$corpus_dir" --output "$exp/data" --force
+}
+
+train() {
+  local launcher=(audiovq)
+  if ((num_gpus > 1)); then
+    launcher=(accelerate launch --multi_gpu --num_processes "$num_gpus" --num_machines 1 --mixed_precision no
+      --dynamo_backend no -m audiovq)
+  fi
+  # shellcheck disable=SC2086 # One word an override.
+  "${launcher[@]}" train "$config" data.train="$exp/data/train.jsonl.gz" data.valid="$exp/data/dev.jsonl.gz" \
+    $overrides --output "$exp" --device "$device"
+}
+
+tokenize() {
+  local split
+  for split in train dev test; do
+    audiovq tokenize "$exp/release" "$exp/data/$split.jsonl.gz" --output "$exp/codes/$split" \
+      --device "$device" --force
+  done
+}
+
+decode() {
+  audiovq decode "$exp/release" "$exp/codes/test" --output "$exp/wavs" --device "$device" --force
+}
+
+evaluate() {
+  audiovq evaluate "$exp/release" "$exp/data/test.jsonl.gz" --output "$exp/evaluation" --device "$device" --force
+}
+
+mkdir -p "$exp"
+exp=$(cd "$exp" && pwd)
+settings="corpus $corpus_dir config $(cksum <"$config") overrides $overrides"
+run_stages 0 download prepare train tokenize decode evaluate
+
+if [[ -f $exp/.done/evaluate ]]; then
+  cat <<END
+
+listening page  $exp/evaluation/index.html
+codes           $exp/codes
+wavs            $exp/wavs
+model           $exp/release
+END
+fi

@@ -1,0 +1,137 @@
+"""Shape checks for the whole test run, and what many tests share: a little real speech, tiny models."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from hypothesis import register_random, settings
+from jaxtyping import install_import_hook
+
+# Before anything below audiovq is imported: from here on every annotated shape and dtype is checked at each call.
+# Not AudioTokenizer, which has errors of its own for wrong input.
+install_import_hook(
+    ["audiovq.nn", "audiovq.bottlenecks", "audiovq.losses", "audiovq.models.autoencoder"], "beartype.beartype"
+)
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from audiovq import cli  # noqa: E402
+from audiovq.audio import load_audio  # noqa: E402
+from audiovq.config import AutoencoderConfig  # noqa: E402
+from audiovq.devices import seed_everything  # noqa: E402
+from audiovq.models.autoencoder import Autoencoder  # noqa: E402
+from audiovq.models.tokenizer import AudioTokenizer  # noqa: E402
+
+torch.set_num_threads(1)  # The models are tiny; threads would only wait for each other.
+settings.register_profile("audiovq", deadline=None, derandomize=True)
+settings.load_profile("audiovq")
+
+
+class TorchRandom:
+    """PyTorch's random numbers as Hypothesis wants them, so that a failing example fails again."""
+
+    seed = staticmethod(torch.manual_seed)
+    getstate = staticmethod(torch.get_rng_state)
+    setstate = staticmethod(torch.set_rng_state)
+
+
+TORCH_RANDOM = TorchRandom()  # Hypothesis itself keeps only a weak reference.
+register_random(TORCH_RANDOM)
+
+SPEECH = Path(__file__).parents[1] / "recipes" / "mini" / "data"
+
+ENCODER = {"channels": [4, 6, 8], "strides": [4, 5], "dilations": [[], [1], [1, 3]]}
+DECODERS = {
+    "transposed": {"type": "transposed", "channels": [8, 6, 4], "dilations": [[1, 3], [1], []]},
+    "istft": {"type": "istft", "dim": 12, "layers": 2, "kernel_size": 3, "subframes": 2, "overlap": 4},
+}
+BOTTLENECKS = {
+    "vq": {"type": "vq", "codebook_size": 32, "code_dim": 4},
+    "vq-plain": {"type": "vq", "codebook_size": 32, "code_dim": None, "normalize": False},
+    "vq-ema": {"type": "vq", "codebook_size": 32, "update": "ema"},
+    "none": {"type": "none"},
+}
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers():
+    """Each test draws the same random numbers whatever ran before it."""
+    seed_everything(0)
+
+
+@pytest.fixture(scope="session")
+def tiny_config() -> Callable[..., AutoencoderConfig]:
+    """A model of a few thousand weights and 20 samples a frame, by the names of its decoder and bottleneck."""
+
+    def make(decoder: str = "istft", bottleneck: str = "vq") -> AutoencoderConfig:
+        return AutoencoderConfig.model_validate(
+            {
+                "sample_rate": 16000,
+                "latent_dim": 8,
+                "encoder": ENCODER,
+                "bottleneck": BOTTLENECKS[bottleneck],
+                "decoder": DECODERS[decoder],
+            }
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer(tiny_config) -> Callable[..., AudioTokenizer]:
+    """A tokenizer with random weights, by the names of its decoder and bottleneck."""
+
+    def make(decoder: str = "istft", bottleneck: str = "vq") -> AudioTokenizer:
+        seed_everything("tiny tokenizer")
+        config = tiny_config(decoder, bottleneck)
+        model = Autoencoder(config)
+        for layer in model.modules():
+            # Without this, biases drown the signal in an untrained network: all codes would be the same or ties.
+            if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d) and layer.bias is not None:
+                nn.init.kaiming_normal_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        if isinstance(projection := getattr(model.bottleneck, "project_in", None), nn.Linear):
+            nn.init.zeros_(projection.bias)
+        return AudioTokenizer(model, config)
+
+    return make
+
+
+@pytest.fixture(scope="session", params=DECODERS)
+def tokenizer(request, tiny_tokenizer) -> AudioTokenizer:
+    """A tiny tokenizer with each of the decoders in turn."""
+    return tiny_tokenizer(request.param)
+
+
+@pytest.fixture(scope="session")
+def speech_folder() -> Path:
+    """Real speech of four voices, Opus at 16 kHz, in `speaker/name.ogg`."""
+    return SPEECH
+
+
+@pytest.fixture(scope="session")
+def mini_speech() -> torch.Tensor:
+    """Two seconds of real speech at 16 kHz: [1, T]."""
+    wave, _ = load_audio(SPEECH / "allison" / "en-conf-invalid.ogg", 16000, duration=2.0)
+    return wave
+
+
+@pytest.fixture
+def run(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
+    """Run `audiovq ...` in this process; gives exit code, standard output and standard error."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["audiovq", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        assert isinstance(code, int)
+        return code, *capsys.readouterr()
+
+    return run

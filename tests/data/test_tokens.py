@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audiovq.data.tokens import (
+    CodesFile,
+    TokenizerInfo,
+    TokenRow,
+    TokenSet,
+    load_codes,
+    read_tokenizer_info,
+    save_codes,
+    schema,
+    write_shard,
+    write_tokenizer_info,
+)
+from audiovq.errors import TokenError
+
+HASH = "ab" * 32
+INFO = TokenizerInfo(HASH, 16000, 320, 50.0, 2, 1024, {"sample_rate": 16000})
+
+
+def rows(count: int = 3, books: int = 2) -> list[TokenRow]:
+    random = np.random.default_rng(count)
+    return [
+        TokenRow(
+            utt_id=f"utt {number} ä",
+            speaker=None if number % 2 else "s",
+            sample_rate=16000,
+            num_samples=320 * (number + 1) - number,
+            codes=random.integers(0, 65536, (books, number + 1)).astype(np.uint16),
+            source=f"/speech/{number}.wav",
+        )
+        for number in range(count)
+    ]
+
+
+def token_set(folder: Path, *shards: list[TokenRow]) -> TokenSet:
+    write_tokenizer_info(folder, INFO)
+    for number, shard in enumerate(shards):
+        write_shard(folder / f"part-{number}.parquet", shard)
+    return TokenSet(folder)
+
+
+def as_plain(row: TokenRow) -> dict:
+    return {**vars(row), "codes": row.codes.tolist()}
+
+
+def test_rows_return_in_order_as_they_were_written(tmp_path):
+    written = rows(5)
+    tokens = token_set(tmp_path, written[:2], [], written[2:])
+    assert tokens.num_rows == 5
+    read = list(tokens)
+    assert [as_plain(row) for row in read] == [as_plain(row) for row in written]
+    assert all(row.codes.dtype == np.uint16 for row in read)
+    assert [row.num_frames for row in read] == [1, 2, 3, 4, 5]
+
+
+def test_equal_rows_give_equal_bytes(tmp_path):
+    for name in ("a", "b"):
+        write_shard(tmp_path / name, rows())
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_shards_are_plain_parquet_for_any_reader(tmp_path):
+    written = rows(4)
+    tokens = token_set(tmp_path, written[:1], written[1:])
+    table = pyarrow.dataset.dataset([str(shard) for shard in tokens.shards], format="parquet").to_table()
+    assert {field.name: str(field.type) for field in table.schema} == {
+        "utt_id": "string",
+        "speaker": "string",
+        "sample_rate": "int32",
+        "num_samples": "int64",
+        "num_frames": "int64",
+        "codes": "list<element: list<element: uint16>>",
+        "source": "string",
+    }
+    found = table.to_pylist()
+    assert [row["codes"] for row in found] == [row.codes.tolist() for row in written]
+    assert [row["num_frames"] for row in found] == [1, 2, 3, 4]
+
+
+def test_what_a_killed_run_leaves_is_passed_over(tmp_path):
+    token_set(tmp_path, rows(2))
+    write_shard(tmp_path / ".partial-x.parquet", rows(3))
+    (tmp_path / ".partial-y.parquet").write_bytes(b"half")
+    assert TokenSet(tmp_path).num_rows == 2
+
+
+def test_another_model_is_refused(tmp_path):
+    tokens = token_set(tmp_path, rows())
+    tokens.require_model(SimpleNamespace(weights_sha256=HASH))
+    with pytest.raises(
+        TokenError, match=r"codes of another model \(weights abababababab, this model's are cdcdcdcdcdcd"
+    ):
+        tokens.require_model(SimpleNamespace(weights_sha256="cd" * 32))
+
+
+@pytest.mark.parametrize(
+    "bad_id", ["../up", "/etc/x", "a/b", "a\\b", "..", ".hidden", "", "x" * 300, "nul\0", "\n", None]
+)
+def test_an_unsafe_id_is_refused_on_reading(tmp_path, bad_id):
+    tokens = token_set(tmp_path, [replace(rows(1)[0], utt_id=bad_id)])
+    with pytest.raises(TokenError, match=r"part-0\.parquet: utterance ") as caught:
+        list(tokens)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("codes", [None, [], [[1, 2], [3]], [[1], None], [[1, 2, 3], [1, 2, 3]]])
+def test_codes_of_another_shape_are_refused(tmp_path, codes):
+    (row,) = pa.Table.from_pylist([{**as_plain(rows(1)[0]), "num_frames": 2}], schema=schema()).to_pylist()
+    token_set(tmp_path, rows(1))
+    pq.write_table(pa.Table.from_pylist([{**row, "codes": codes}], schema=schema()), tmp_path / "part-0.parquet")
+    with pytest.raises(TokenError, match=r"part-0\.parquet: utterance 'utt 0 ä'"):
+        list(TokenSet(tmp_path))
+
+
+def test_a_damaged_shard_is_refused_with_its_name(tmp_path):
+    tokens = token_set(tmp_path, rows(300))
+    (shard,) = tokens.shards
+    whole = shard.read_bytes()
+    middle = bytearray(whole)
+    middle[200:260] = bytes(60)
+    for damaged in (b"", b"PAR1", whole[: len(whole) // 2], bytes(middle), b"text" * 100):
+        shard.write_bytes(damaged)
+        with pytest.raises(TokenError, match=r"part-0\.parquet: ") as caught:
+            list(TokenSet(tmp_path))
+        assert "\n" not in str(caught.value)
+    shard.write_bytes(b"")
+    with pytest.raises(TokenError, match=r"part-0\.parquet"):
+        _ = TokenSet(tmp_path).num_rows
+
+
+def test_another_kind_of_table_is_refused(tmp_path):
+    token_set(tmp_path, rows(1))
+    for table in ({"x": [1]}, {**{name: ["1"] for name in schema().names}}):
+        pq.write_table(pa.table(table), tmp_path / "part-0.parquet")
+        with pytest.raises(TokenError, match=r"part-0\.parquet: is no token shard: expected columns utt_id, "):
+            list(TokenSet(tmp_path))
+
+
+def test_folders_that_are_no_token_set_are_refused(tmp_path):
+    with pytest.raises(TokenError, match=r"is no token data set, it has no tokenizer\.json"):
+        TokenSet(tmp_path)
+    write_tokenizer_info(tmp_path, INFO)
+    assert read_tokenizer_info(tmp_path) == INFO
+    with pytest.raises(TokenError, match="holds no token shards"):
+        TokenSet(tmp_path)
+    good = json.loads((tmp_path / "tokenizer.json").read_text())
+    for damaged in ("", "[]", "{}", "null", json.dumps({**good, "extra": 1}), '"text"'):
+        (tmp_path / "tokenizer.json").write_text(damaged)
+        with pytest.raises(TokenError, match=r"tokenizer\.json: is damaged"):
+            read_tokenizer_info(tmp_path)
+    (tmp_path / "tokenizer.json").write_text(json.dumps({**good, "format_version": 2}))
+    with pytest.raises(TokenError, match="expected format_version 1, found 2"):
+        read_tokenizer_info(tmp_path)
+
+
+# --- single files --------------------------------------------------------------------------------------------
+
+CODES = CodesFile(np.arange(12, dtype=np.uint16).reshape(2, 6), 1900, 16000, HASH)
+
+
+def test_a_codes_file_returns_as_it_was_written(tmp_path):
+    save_codes(tmp_path / "a.npz", CODES)
+    read = load_codes(tmp_path / "a.npz")
+    np.testing.assert_array_equal(read.codes, CODES.codes)
+    assert replace(read, codes=CODES.codes) == CODES
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
+class Trap:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_pickled_objects_are_refused_and_not_run(tmp_path):
+    sprung = tmp_path / "sprung"
+    known = {"num_samples": 1, "sample_rate": 1, "weights_sha256": HASH}
+    np.savez(tmp_path / "array.npz", codes=np.array([[Trap(sprung)]], dtype=object), **known)
+    np.savez(tmp_path / "field.npz", codes=CODES.codes, **{**known, "num_samples": np.array(Trap(sprung))})
+    (tmp_path / "bare.npz").write_bytes(pickle.dumps(Trap(sprung)))
+    for name in ("array", "field", "bare"):
+        with pytest.raises(TokenError, match=rf"{name}\.npz: is no codes file of `audiovq encode`, or is damaged"):
+            load_codes(tmp_path / f"{name}.npz")
+    assert not sprung.exists()
+    np.load(tmp_path / "array.npz", allow_pickle=True)["codes"]
+    assert sprung.exists()  # The trap works.
+
+
+def test_files_that_hold_something_else_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    known = {"num_samples": 1, "sample_rate": 1, "weights_sha256": HASH}
+    for codes in (CODES.codes.astype(np.int64), CODES.codes[0], CODES.codes.astype(np.float32)):
+        np.savez(path, codes=codes, **known)
+        with pytest.raises(TokenError, match=r"a\.npz: expected codes uint16 \[Q, F\], found "):
+            load_codes(path)
+    np.savez(path, codes=CODES.codes)
+    with pytest.raises(TokenError, match="is no codes file"):
+        load_codes(path)
+    np.savez(path, codes=CODES.codes, **{**known, "num_samples": [1, 2]})
+    with pytest.raises(TokenError, match="is no codes file"):
+        load_codes(path)
+    with path.open("wb") as file:
+        np.save(file, CODES.codes)
+    with pytest.raises(TokenError, match="is no codes file"):
+        load_codes(path)
+    for content in (b"", b"text", b"PK\x03\x04"):
+        path.write_bytes(content)
+        with pytest.raises(TokenError, match="is no codes file"):
+            load_codes(path)
+    with pytest.raises(TokenError, match=r"missing\.npz: cannot be read \(No such file"):
+        load_codes(tmp_path / "missing.npz")
+    with pytest.raises(TokenError, match="cannot be read"):
+        load_codes(tmp_path)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_damaged_codes_file_is_an_error_in_one_line_or_still_right(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp() / "fuzz"
+    path = folder / "a.npz"
+    save_codes(path, CODES)
+    content = bytearray(path.read_bytes())
+    where = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        del content[where:]
+    else:
+        content[where] = data.draw(st.integers(0, 255))
+    path.write_bytes(bytes(content))
+    problem = ""
+    try:
+        read = load_codes(path)
+    except TokenError as error:
+        problem = str(error)
+    else:
+        np.testing.assert_array_equal(read.codes, CODES.codes)
+        assert replace(read, codes=CODES.codes) == CODES
+    assert "\n" not in problem

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from audiovq.audio import AudioSource
+from audiovq.data.manifest import Utterance
+
+SPEECH = Path(__file__).parents[2] / "recipes" / "mini" / "data"
+
+
+class NoisyTokenizer:
+    """Has the attributes of an AudioTokenizer; adds noise, and codes each frame by its level."""
+
+    sample_rate = 16000
+    hop_length = 320
+    frame_rate = 50.0
+    codebook_size = 64
+    num_parameters = 1000
+    weights_sha256 = "ab" * 32
+
+    def __init__(self, num_codebooks: int = 2, noise: float = 0.003):
+        self.num_codebooks = num_codebooks
+        self.bitrate = 300.0 * num_codebooks
+        self.noise = noise
+
+    def reconstruct(self, wave, sample_rate):
+        assert sample_rate == self.sample_rate
+        generator = torch.Generator().manual_seed(0)
+        decoded = wave[None] + self.noise * torch.randn(wave.shape, generator=generator)
+        frames = -(-wave.shape[-1] // self.hop_length)
+        padded = torch.nn.functional.pad(wave, (0, frames * self.hop_length - wave.shape[-1]))
+        level = padded.view(1, 1, frames, self.hop_length).abs().amax(dim=-1)
+        codes = (level * 1000).long() % self.codebook_size
+        return decoded, codes.repeat(1, self.num_codebooks, 1) if self.num_codebooks else None
+
+
+def utterance(path: Path, **known) -> Utterance:
+    source = AudioSource.open(path)
+    return Utterance(
+        id=known.pop("id", path.stem),
+        path=path.resolve(),
+        duration=source.duration,
+        sample_rate=source.sample_rate,
+        num_samples=source.num_samples,
+        **known,
+    )
+
+
+@pytest.fixture(scope="session")
+def utterances() -> list[Utterance]:
+    """Four utterances of real speech, two to five seconds long."""
+    found = (utterance(path, speaker=path.parent.name) for path in sorted(SPEECH.rglob("*.ogg")))
+    return [found for found in found if 2 <= found.duration <= 5][::7][:4]
+
+
+@pytest.fixture(scope="session")
+def speech(utterances) -> torch.Tensor:
+    """Real speech at 16 kHz, [1, T]."""
+    return utterances[0].source().read(16000)
+
+
+@pytest.fixture(scope="session")
+def noisy_tokenizer():
+    return NoisyTokenizer

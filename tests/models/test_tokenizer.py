@@ -1,0 +1,253 @@
+"""What AudioTokenizer promises: lengths, and codes that depend on the signal alone.
+
+Codes are compared for equality. Sums of floats may differ in their last bits when a convolution sees another length,
+which could change a code only where two are equally near; with the tiny models' 32 codes on this speech the nearest
+code is always ahead by far more than that.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from audiovq.audio import AudioSource, load_audio, resample, save_audio
+from audiovq.errors import AudioError, TokenError
+from audiovq.models import tokenizer as tokenizer_module
+from audiovq.models.tokenizer import StreamingDecoder, StreamingEncoder
+
+HOP = 20
+CLOSE = {"atol": 1e-5, "rtol": 1e-4}
+few = settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def in_chunks(monkeypatch, tokenizer):
+    """Sets how many frames are encoded and decoded at a time."""
+
+    def choose(frames: int) -> None:
+        monkeypatch.setattr(tokenizer_module, "CHUNK_SECONDS", frames / tokenizer.frame_rate)
+
+    return choose
+
+
+# --- lengths -------------------------------------------------------------------------------------------------
+
+
+@few
+@given(length=st.integers(1, 500))
+def test_frames_are_the_rounded_up_quotient_and_decoding_gives_the_length_back(tokenizer, length):
+    codes = tokenizer.encode(torch.randn(length), 16000)
+    assert codes.shape == (1, 1, math.ceil(length / HOP))
+    assert tokenizer.num_frames(length) == codes.shape[-1]
+    assert tokenizer.decode(codes).shape == (1, 1, codes.shape[-1] * HOP)
+    exact = tokenizer.decode(codes, num_samples=length)
+    assert exact.shape == (1, 1, length)
+    assert torch.equal(exact, tokenizer.decode(codes)[..., :length])
+
+
+def test_an_hour_of_frames_is_not_needed_to_know_the_rates(tokenizer):
+    assert (tokenizer.sample_rate, tokenizer.hop_length, tokenizer.frame_rate) == (16000, 20, 800.0)
+    assert (tokenizer.num_codebooks, tokenizer.codebook_size, tokenizer.bitrate) == (1, 32, 800 * 5)
+    assert tokenizer.num_parameters == sum(p.numel() for p in tokenizer.model.parameters())
+
+
+# --- the same codes, however the signal arrives --------------------------------------------------------------
+
+
+def test_the_speech_makes_codes_that_differ(tokenizer, mini_speech):
+    """Otherwise the tests below would say little."""
+    assert tokenizer.encode(mini_speech, 16000).unique().numel() >= 8
+
+
+@few
+@given(lengths=st.lists(st.integers(1, 3000), min_size=2, max_size=5))
+def test_padding_in_a_batch_changes_no_code(tokenizer, mini_speech, lengths):
+    waves = [mini_speech[:, 5000 + i * 3000 :][:, :length] for i, length in enumerate(lengths)]
+    padded = torch.stack([torch.nn.functional.pad(wave, (0, max(lengths) - wave.shape[-1])) for wave in waves])
+    batch = tokenizer.encode(padded, 16000)
+    for wave, codes in zip(waves, batch, strict=True):
+        single = tokenizer.encode(wave, 16000)
+        assert torch.equal(codes[None, :, : single.shape[-1]], single)
+
+
+@few
+@given(frames=st.lists(st.integers(1, 100), min_size=2, max_size=4))
+def test_decoding_in_a_batch_changes_no_sample_of_an_item(tokenizer, frames):
+    codes = [torch.randint(0, 32, (1, n)) for n in frames]
+    padded = torch.stack([torch.nn.functional.pad(c, (0, max(frames) - c.shape[-1])) for c in codes])
+    for item, wave in zip(codes, tokenizer.decode(padded), strict=True):
+        single = tokenizer.decode(item)
+        torch.testing.assert_close(wave[None, :, : single.shape[-1]], single, **CLOSE)
+
+
+@pytest.mark.parametrize("frames", [3, 64, 1599])
+def test_chunks_give_what_the_whole_gives(tokenizer, mini_speech, in_chunks, frames):
+    wave = mini_speech[:, :-7]
+    in_chunks(10_000)
+    codes = tokenizer.encode(wave, 16000)
+    decoded = tokenizer.decode(codes, wave.shape[-1])
+    in_chunks(frames)
+    assert torch.equal(tokenizer.encode(wave, 16000), codes)
+    torch.testing.assert_close(tokenizer.decode(codes, wave.shape[-1]), decoded, **CLOSE)
+
+
+@few
+@given(pieces=st.lists(st.integers(1, 150), min_size=1, max_size=8), rest=st.integers(0, HOP - 1))
+def test_a_stream_gives_what_the_whole_gives(tokenizer, mini_speech, pieces, rest):
+    wave = mini_speech[None, :, 4000 : 4000 + HOP * sum(pieces) + rest]
+    sizes = [n * HOP for n in pieces] + [rest] * (rest > 0)
+    encode, decode = StreamingEncoder(tokenizer), StreamingDecoder(tokenizer)
+    codes = [encode(piece) for piece in wave.split(sizes, dim=-1)]
+    assert torch.equal(torch.cat(codes, -1), tokenizer.encode(wave, 16000))
+    decoded = torch.cat([decode(piece) for piece in codes], -1)
+    torch.testing.assert_close(decoded, tokenizer.decode(torch.cat(codes, -1)), **CLOSE)
+
+
+def test_a_stream_ends_with_a_piece_that_is_no_whole_frames(tokenizer):
+    stream = StreamingEncoder(tokenizer)
+    stream(torch.randn(1, 1, 2 * HOP))
+    stream(torch.randn(1, 1, HOP + 1))
+    with pytest.raises(AudioError, match="multiple of 20 samples"):
+        stream(torch.randn(1, 1, HOP))
+
+
+@pytest.mark.parametrize("name", ["speech.wav", "speech.flac", "speech.ogg"])
+@pytest.mark.parametrize("rate", [16000, 44100])
+def test_a_file_in_chunks_has_the_codes_of_its_signal(tokenizer, mini_speech, in_chunks, tmp_path, name, rate):
+    save_audio(tmp_path / name, resample(mini_speech, 16000, rate), rate)
+    in_chunks(10_000)
+    codes = tokenizer.encode(*load_audio(tmp_path / name))
+    in_chunks(77)
+    assert torch.equal(tokenizer.encode_source(AudioSource.open(tmp_path / name)), codes)
+
+
+def test_an_opus_file_in_chunks_has_the_codes_of_its_signal(tokenizer, in_chunks, speech_folder):
+    path = speech_folder / "allison" / "en-conf-invalid.ogg"
+    in_chunks(10_000)
+    codes = tokenizer.encode(*load_audio(path))
+    in_chunks(77)
+    assert torch.equal(tokenizer.encode_source(AudioSource.open(path)), codes)
+
+
+def test_decoding_to_a_file_in_chunks_writes_what_decode_gives(tokenizer, in_chunks, tmp_path):
+    codes = torch.randint(0, 32, (1, 200))
+    wave = tokenizer.decode(codes, 3990)[0]
+    in_chunks(33)
+    tokenizer.decode_to_file(codes, tmp_path / "a.wav", 3990)
+    written, rate = load_audio(tmp_path / "a.wav")
+    assert rate == 16000
+    torch.testing.assert_close(written, wave.clamp(-1, 1), atol=1.1 / 32768, rtol=1e-4)
+
+
+def test_codes_do_not_depend_on_autocast_or_on_training_mode_of_the_caller(tokenizer, mini_speech):
+    codes = tokenizer.encode(mini_speech, 16000)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(tokenizer.encode(mini_speech, 16000), codes)
+        assert tokenizer.decode(codes).dtype == torch.float32
+
+
+# --- input and output ----------------------------------------------------------------------------------------
+
+
+def test_shapes_and_kinds_of_waveforms_that_mean_the_same(tokenizer, mini_speech):
+    codes = tokenizer.encode(mini_speech, 16000)
+    kinds = [mini_speech[0], mini_speech[None], mini_speech.numpy(), mini_speech[0].numpy(), mini_speech.double()]
+    for kind in kinds:
+        assert torch.equal(tokenizer.encode(kind, 16000), codes)
+    assert tokenizer.encode(mini_speech.repeat(3, 1)[:, None], 16000).shape == (3, *codes.shape[1:])
+
+
+def test_shapes_and_kinds_of_codes_that_mean_the_same(tokenizer):
+    codes = torch.randint(0, 32, (1, 1, 12))
+    wave = tokenizer.decode(codes)
+    for kind in (codes[0], codes.numpy(), codes[0].numpy().astype(np.uint16), codes.int()):
+        assert torch.equal(tokenizer.decode(kind), wave)
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
+def test_other_rates_are_resampled_first(tokenizer, rate):
+    wave = 0.1 * torch.randn(1, rate // 4)
+    codes = tokenizer.encode(wave, rate)
+    assert codes.shape[-1] == tokenizer.num_frames(4000 if rate != 22050 else math.ceil(5512 * 16000 / 22050))
+    assert torch.equal(codes, tokenizer.encode(resample(wave, rate, 16000), 16000))
+
+
+@pytest.mark.parametrize(
+    ("wave", "message"),
+    [
+        (torch.zeros(0), "empty"),
+        (torch.zeros(0, 1, 100), "empty"),
+        (torch.tensor([0.0, math.nan]), "NaN"),
+        (torch.tensor([0.0, math.inf]), "NaN or infinite"),
+        (torch.zeros(2, 100), r"found \[2, 100\]"),
+        (torch.zeros(1, 2, 100), r"found \[1, 2, 100\]"),
+        (torch.zeros(1, 1, 1, 100), r"found \[1, 1, 1, 100\]"),
+        (torch.tensor(0.0), r"found \[\]"),
+        (torch.zeros(100, dtype=torch.int16), "int16"),
+        (np.zeros(100, dtype=np.int16), "int16"),
+    ],
+)
+def test_waveforms_that_cannot_be_encoded(tokenizer, wave, message):
+    with pytest.raises(AudioError, match=message) as caught:
+        tokenizer.encode(wave, 16000)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rate", [0, -16000])
+def test_rates_that_are_no_rates(tokenizer, rate):
+    with pytest.raises(AudioError, match="rates are positive"):
+        tokenizer.encode(torch.zeros(100), rate)
+
+
+@pytest.mark.parametrize(
+    ("codes", "num_samples", "message"),
+    [
+        (torch.tensor([[32, 0]]), None, "from 0 to 31, found 0 to 32"),
+        (torch.tensor([[-1, 0]]), None, "found -1 to 0"),
+        (torch.zeros(2, 5, dtype=torch.long), None, r"shape \[B, 1, F\], found \[1, 2, 5\]"),
+        (torch.zeros(5, dtype=torch.long), None, r"found \[5\]"),
+        (torch.zeros(1, 1, 0, dtype=torch.long), None, r"found \[1, 1, 0\]"),
+        (torch.zeros(1, 5), None, "integers, found torch.float32"),
+        (torch.zeros(1, 5, dtype=torch.bool), None, "integers, found torch.bool"),
+        (torch.zeros(1, 5, dtype=torch.long), 101, "101 samples are 6 frames, found 5"),
+        (torch.zeros(1, 5, dtype=torch.long), 80, "80 samples are 4 frames, found 5"),
+        (torch.zeros(1, 5, dtype=torch.long), 0, "0 samples are 0 frames"),
+    ],
+)
+def test_codes_that_cannot_be_decoded(tokenizer, codes, num_samples, message):
+    with pytest.raises(TokenError, match=message):
+        tokenizer.decode(codes, num_samples)
+
+
+# --- reconstruct ---------------------------------------------------------------------------------------------
+
+
+def test_reconstruct_is_encode_then_decode(tokenizer, mini_speech):
+    wave, codes = tokenizer.reconstruct(mini_speech[:, :-3], 16000)
+    assert torch.equal(codes, tokenizer.encode(mini_speech[:, :-3], 16000))
+    assert torch.equal(wave, tokenizer.decode(codes, mini_speech.shape[-1] - 3))
+
+
+@pytest.mark.parametrize("decoder", ["transposed", "istft"])
+def test_a_model_without_codes_reconstructs_in_chunks_too(tiny_tokenizer, mini_speech, monkeypatch, decoder):
+    tokenizer = tiny_tokenizer(decoder, "none")
+    monkeypatch.setattr(tokenizer_module, "CHUNK_SECONDS", 77 / tokenizer.frame_rate)
+    wave, codes = tokenizer.reconstruct(mini_speech[:, :-3], 16000)
+    assert codes is None
+    with torch.no_grad():
+        torch.testing.assert_close(wave, tokenizer.model(mini_speech[None, :, :-3]).wave, atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_without_codes_says_so(tiny_tokenizer):
+    tokenizer = tiny_tokenizer("istft", "none")
+    assert (tokenizer.num_codebooks, tokenizer.codebook_size, tokenizer.bitrate) == (0, 0, 0)
+    for call in (lambda: tokenizer.encode(torch.zeros(100), 16000), lambda: tokenizer.decode(torch.zeros(1, 5).long())):
+        with pytest.raises(TokenError, match="'none' has no codes"):
+            call()
+    with pytest.raises(NotImplementedError, match="continuous: has no codes"):
+        tokenizer.model.bottleneck.encode(torch.zeros(1, 8, 3))

@@ -1,0 +1,216 @@
+"""Configs: overrides, and errors that name the key and say what it should have been."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from audiovq.config import AutoencoderConfig, ExperimentConfig, NoBottleneckConfig, VQConfig, load_config, parse_config
+from audiovq.errors import ConfigError
+
+EXPERIMENT: dict[str, Any] = {
+    "sample_rate": 16000,
+    "latent_dim": 16,
+    "encoder": {"channels": [4, 8, 16], "strides": [4, 5], "dilations": [[], [1], [1, 3]]},
+    "bottleneck": {"type": "vq", "codebook_size": 64, "code_dim": 4, "beta": 0.5},
+    "decoder": {"type": "transposed", "channels": [16, 8, 4], "dilations": [[1], [1], []], "kernel_size": 5},
+    "loss": {"mel": 2.0},
+    "data": {"train": "train.jsonl", "valid": "dev.jsonl"},
+    "training": {"steps": 100},
+}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Writes a config (plain data, or text) and reads it with overrides."""
+
+    def write_and_load(*overrides: str, data: Any = EXPERIMENT, schema: Any = ExperimentConfig) -> Any:
+        path = tmp_path / "conf.yaml"
+        path.write_text(data if isinstance(data, str) else yaml.safe_dump(data), encoding="utf-8")
+        return load_config(path, overrides, schema)
+
+    return write_and_load
+
+
+def message_of(call, *args, **settings) -> str:
+    with pytest.raises(ConfigError) as caught:
+        call(*args, **settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def changed(key: str, value: Any) -> dict[str, Any]:
+    """The experiment with one more or another setting; `key` has dots."""
+    data = yaml.safe_load(yaml.safe_dump(EXPERIMENT))
+    *parents, last = key.split(".")
+    section = data
+    for parent in parents:
+        section = section[parent]
+    section[last] = value
+    return data
+
+
+# --- values --------------------------------------------------------------------------------------------------
+
+
+def test_settings_are_read_and_the_rest_has_defaults(load):
+    config = load()
+    assert config.bottleneck == VQConfig(codebook_size=64, code_dim=4, beta=0.5)
+    assert config.hop_length == 20
+    assert config.frame_rate == 800
+    assert config.loss.mel == 2.0
+    assert config.loss.stft == 1.0
+    assert config.data.train == Path("train.jsonl")
+
+
+def test_a_config_survives_being_written_and_read(load):
+    config = load()
+    assert load(data=config.model_dump(mode="json")) == config
+
+
+def test_the_model_part_is_all_that_a_release_needs(load):
+    config = load()
+    part = config.model_part()
+    assert type(part) is AutoencoderConfig
+    assert parse_config(part.model_dump(mode="json"), AutoencoderConfig, "config.json") == part
+    assert {name: getattr(config, name) for name in AutoencoderConfig.model_fields} == dict(part)
+
+
+def test_a_config_cannot_be_changed_by_accident(load):
+    with pytest.raises(ValueError, match="frozen"):
+        load().training.steps = 3
+
+
+# --- overrides -----------------------------------------------------------------------------------------------
+
+
+def test_overrides_have_the_types_of_yaml(load):
+    config = load(
+        "training.steps=7",
+        "training.learning_rate=1e-4",
+        "training.averaging_decay=null",
+        "bottleneck.normalize=false",
+        "encoder.dilations=[[1], [1], [9]]",
+        "data.train=/some/where/a=b.jsonl",
+        "loss.fft_sizes=[64]",
+    )
+    assert config.training.steps == 7
+    assert config.training.learning_rate == 1e-4
+    assert config.training.averaging_decay is None
+    assert config.bottleneck.normalize is False
+    assert config.encoder.dilations == [[1], [1], [9]]
+    assert config.data.train == Path("/some/where/a=b.jsonl")
+    assert config.loss.fft_sizes == [64]
+
+
+def test_the_last_override_counts(load):
+    assert load("training.steps=7", "training.steps=8").training.steps == 8
+
+
+def test_an_override_may_name_a_section_that_the_file_leaves_out(load):
+    data = {name: value for name, value in EXPERIMENT.items() if name != "loss"}
+    assert load("loss.l1=0.5", data=data).loss.l1 == 0.5
+
+
+def test_another_type_keeps_shared_settings_and_drops_the_others(load):
+    config = load("decoder.type=istft", "bottleneck.type=none")
+    assert config.decoder.type == "istft"
+    assert config.decoder.kernel_size == 5
+    assert config.decoder.dim == 384
+    assert config.bottleneck == NoBottleneckConfig()
+
+
+def test_the_same_type_keeps_every_setting(load):
+    assert load("bottleneck.type=vq").bottleneck.codebook_size == 64
+
+
+def test_settings_may_follow_a_change_of_type(load):
+    assert load("decoder.type=istft", "decoder.dim=24").decoder.dim == 24
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("training.steps", "override 'training.steps': expected key.subkey=value"),
+        ("=3", "expected key.subkey=value"),
+        ("training.steps.more=3", "training.steps is a value, not a section"),
+        ("encoder.strides.0=3", "encoder.strides is a value, not a section"),
+        ("training.steps=[", "the value is not valid YAML"),
+        ("training.step=3", "training.step: unknown key; did you mean 'steps'?"),
+        ("bottleneck.type=vqq", "vqq"),
+    ],
+)
+def test_overrides_that_cannot_be_applied(load, override, expected):
+    assert expected in message_of(load, override)
+
+
+# --- mistakes ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("sample_rat", 1, "sample_rat: unknown key; did you mean 'sample_rate'?"),
+        ("encoder.stride", [1], "encoder.stride: unknown key; did you mean 'strides'?"),
+        ("bottleneck.codebok_size", 8, "bottleneck.codebok_size: unknown key; did you mean 'codebook_size'?"),
+        ("decoder.chanels", [1], "decoder.chanels: unknown key; did you mean 'channels'?"),
+        ("decoder.xyzzy", 1, "decoder.xyzzy: unknown key; known are type, channels, dilations, kernel_size"),
+        ("training.steps", 0, "training.steps: Input should be greater than 0, found 0"),
+        ("training.steps", "many", "training.steps: Input should be a valid integer"),
+        ("training.precision", "fp16", "training.precision: Input should be 'fp32' or 'bf16', found 'fp16'"),
+        ("training.learning_rate", float("nan"), "training.learning_rate: "),
+        ("bottleneck.codebook_size", 65537, "bottleneck.codebook_size: Input should be less than or equal to 65536"),
+        ("bottleneck.codebook_size", 1, "bottleneck.codebook_size: Input should be greater than or equal to 2"),
+        ("bottleneck.decay", 1.0, "bottleneck.decay: Input should be less than 1"),
+        ("bottleneck.beta", -1, "bottleneck.beta: Input should be greater than or equal to 0"),
+        ("loss.mel", float("inf"), "loss.mel: Input should be a finite number"),
+        ("loss.fft_sizes", [], "loss.fft_sizes: List should have at least 1 item"),
+        ("encoder.channels", [4, 8], "encoder: 2 strides need 3 channels and 3 lists of dilations, found 2 and 3"),
+        ("decoder.channels", [4, 8], "decoder: 2 strides need 3 channels and 3 lists of dilations, found 2 and 3"),
+        ("decoder", {"type": "istft", "subframes": 3}, "decoder.subframes: 3 does not divide the hop length 20"),
+        ("training", None, "training: "),
+    ],
+)
+def test_a_mistake_names_its_file_and_key(load, tmp_path, key, value, expected):
+    message = message_of(load, data=changed(key, value))
+    assert message.startswith(f"{tmp_path / 'conf.yaml'}: ")
+    assert expected in message
+
+
+def test_what_is_missing_is_named(load):
+    data = {name: value for name, value in EXPERIMENT.items() if name != "encoder"}
+    assert "encoder: is required" in message_of(load, data=data)
+    assert "data.valid: is required" in message_of(load, data=changed("data", {"train": "a"}))
+
+
+def test_all_mistakes_are_told_at_once(load):
+    message = message_of(load, "training.steps=-1", "loss.mell=1")
+    assert "training.steps: " in message
+    assert "loss.mell: unknown key; did you mean 'mel'?" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "expected a mapping of settings, found NoneType"),
+        ("- 1\n- 2\n", "found list"),
+        ("just words", "found str"),
+        ("a: [1,\nb: 2\n", "is not valid YAML: "),
+        ("a: \t1\n\tb: 2", "is not valid YAML: "),
+        ("!!python/object/apply:os.getcwd []", "is not valid YAML: "),
+    ],
+)
+def test_files_that_are_no_settings(load, text, expected):
+    assert expected in message_of(load, data=text)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    assert "nowhere.yaml: cannot be read (No such file" in message_of(load_config, tmp_path / "nowhere.yaml")
+    assert "cannot be read (Is a directory)" in message_of(load_config, tmp_path)
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "binary.yaml: " in message_of(load_config, tmp_path / "binary.yaml")
+    (tmp_path / "control.yaml").write_bytes(b"a: \x00")
+    assert "control.yaml: " in message_of(load_config, tmp_path / "control.yaml")

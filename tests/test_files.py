@@ -1,0 +1,79 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from audiovq.errors import OutputExistsError
+from audiovq.files import atomic_path, refuse_to_overwrite, write_json, write_text
+
+
+def test_a_file_appears_when_the_block_ends(tmp_path):
+    path = tmp_path / "deep" / "er" / "a.txt"
+    with atomic_path(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists()
+        assert temporary.parent == path.parent  # a rename across file systems would not be atomic
+        assert temporary.suffix == ".txt"
+    assert path.read_text() == "new"
+    assert [p.name for p in path.parent.iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_after_an_error_the_old_file_stands(tmp_path, error):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write_and_fail() -> None:
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write_and_fail()
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, type(tmp_path).replace
+    monkeypatch.setattr(os, "fsync", lambda handle: (events.append("fsync"), fsync(handle))[1])
+    monkeypatch.setattr(type(tmp_path), "replace", lambda a, b: (events.append("rename"), replace(a, b))[1])
+    write_text(tmp_path / "a.txt", "text")
+    assert events == ["fsync", "rename", "fsync"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_permissions_are_those_of_any_new_file(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        write_text(tmp_path / "a.txt", "text")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
+
+
+def test_json_keeps_order_and_letters_and_refuses_what_json_has_not(tmp_path):
+    write_json(tmp_path / "a.json", {"b": "Łódź", "a": [1, 2.5, None]})
+    assert (tmp_path / "a.json").read_text(encoding="utf-8").index("Łódź") > 0
+    assert list(json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))) == ["b", "a"]
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "b.json", float("nan"))
+    assert not (tmp_path / "b.json").exists()
+
+
+def test_output_is_overwritten_only_by_force(tmp_path):
+    file, folder = tmp_path / "a.txt", tmp_path / "folder"
+    file.touch()
+    folder.mkdir()
+    for free in (tmp_path / "new", folder):
+        refuse_to_overwrite(free, force=False)
+    (folder / "x").touch()
+    for occupied in (file, folder):
+        refuse_to_overwrite(occupied, force=True)
+        with pytest.raises(OutputExistsError, match=f"{occupied} exists already; .* --force"):
+            refuse_to_overwrite(occupied, force=False)

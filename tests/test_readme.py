@@ -1,0 +1,67 @@
+"""The README's commands and Python, run in order on a handful of the shipped recordings."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import soundfile
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALL = [
+    *("training.steps=2", "training.valid_every=2", "training.valid_utterances=1"),
+    *("data.batch_size=2", "encoder.channels=[2,2,4,4,8]", "decoder.dim=8", "decoder.layers=1"),
+    *("bottleneck.codebook_size=16", "latent_dim=4"),
+]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands(program: str) -> list[list[str]]:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith(f"{program} ")]
+
+
+@pytest.mark.slow
+def test_the_readme_works_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run):
+    speech = tmp_path / "speech"
+    for speaker in ("allison", "carlo"):
+        (speech / speaker).mkdir(parents=True)
+        for path in sorted((ROOT / "recipes/mini/data" / speaker).glob("*.ogg"))[:3]:
+            shutil.copy(path, speech / speaker)
+    wave, rate = soundfile.read(next((speech / "allison").iterdir()))
+    soundfile.write(speech / "hello.wav", wave, rate)
+    (tmp_path / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(tmp_path)
+
+    listed = commands("audiovq")
+    assert {"prepare", "train", "evaluate", "tokenize", "encode", "decode", "info"} <= {words[0] for words in listed}
+    for words in listed:
+        small = SMALL if words[0] == "train" else []
+        code, _, err = run(*words, *small)
+        assert code == 0, f"audiovq {shlex.join(words)}: {err}"
+
+    names: dict[str, object] = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert names["codes"].ndim == 3  # type: ignore[attr-defined]
+    assert len(names["table"]) == 1  # type: ignore[arg-type]
+
+
+def test_make_targets_of_the_readme_exist():
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    named = [words[0] for words in commands("make")]
+    assert named
+    assert set(named) <= set(targets)
+
+
+def test_links_of_the_readme_lead_somewhere():
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate.state import AcceleratorState, GradientState
+
+from audiovq.audio import AudioSource
+from audiovq.config import ExperimentConfig
+from audiovq.data.manifest import Utterance, write_manifest
+
+SPEECH = Path(__file__).parents[2] / "recipes" / "mini" / "data"
+
+
+def utterance(path: Path) -> Utterance:
+    source = AudioSource.open(path)
+    return Utterance(path.stem, path.resolve(), source.duration, source.sample_rate, source.num_samples)
+
+
+@pytest.fixture(autouse=True)
+def new_accelerator() -> Iterator[None]:
+    """Accelerate keeps its settings, such as the precision, for the whole process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+@pytest.fixture(scope="session")
+def manifests(tmp_path_factory) -> tuple[Path, Path]:
+    """A few short utterances of real speech to train on, and two others to validate on."""
+    folder = tmp_path_factory.mktemp("manifests")
+    found = [utterance(path) for path in sorted((SPEECH / "allison").glob("*.ogg"))[:20]]
+    short = sorted(found, key=lambda utterance: utterance.duration)[:6]
+    write_manifest(folder / "train.jsonl", short[:4])
+    write_manifest(folder / "valid.jsonl", short[4:])
+    return folder / "train.jsonl", folder / "valid.jsonl"
+
+
+@pytest.fixture
+def experiment(manifests) -> Callable[..., ExperimentConfig]:
+    """A run of eight steps with a model of a few thousand weights; sections given are merged into its own."""
+
+    def make(**sections: dict[str, Any]) -> ExperimentConfig:
+        config = {
+            "sample_rate": 16000,
+            "latent_dim": 8,
+            "encoder": {"channels": [4, 6, 8], "strides": [8, 10], "dilations": [[], [1], [1, 3]]},
+            # A code that nobody chose for a step or two is revived.
+            "bottleneck": {"type": "vq", "codebook_size": 16, "code_dim": 4, "decay": 0.8, "revive_below": 0.8},
+            "decoder": {"type": "istft", "dim": 12, "layers": 2, "kernel_size": 3, "subframes": 2},
+            "loss": {"fft_sizes": [512, 128]},
+            "data": {"train": manifests[0], "valid": manifests[1], "crop_seconds": 0.2, "batch_size": 4},
+            "training": {"steps": 8, "warmup_steps": 2, "log_every": 1, "valid_every": 3, "valid_utterances": 2},
+        }
+        for name, section in sections.items():
+            same_type = section.get("type", config[name].get("type")) == config[name].get("type")
+            config[name] = {**config[name], **section} if same_type else section
+        return ExperimentConfig.model_validate(config)
+
+    return make

@@ -1,0 +1,168 @@
+"""Training with two processes on the CPU (gloo), as `accelerate launch` starts them. They start once for all tests."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file, save_file
+
+from audiovq.bottlenecks.vq import VectorQuantizer
+from audiovq.config import ExperimentConfig, VQConfig
+from audiovq.data.dataset import CropSampler
+from audiovq.data.manifest import read_manifest
+from audiovq.errors import Stopped
+from audiovq.losses import ReconstructionLoss
+from audiovq.models.autoencoder import Autoencoder
+from audiovq.training import autoencoder, loop
+
+pytestmark = pytest.mark.slow
+
+UPDATES = ("gradient", "ema")
+LATENTS = (3, 5)
+"""Batch sizes of the two processes in the comparison of moving averages."""
+
+
+def quantizer() -> VectorQuantizer:
+    """A codebook that has been placed and stays where the moving averages bring it."""
+    torch.manual_seed(0)
+    vq = VectorQuantizer(4, VQConfig(codebook_size=8, code_dim=None, normalize=False, update="ema", revive_below=0))
+    vq.initialized.fill_(True)
+    return vq
+
+
+def latents(rank: int) -> torch.Tensor:
+    return torch.randn(LATENTS[rank], 4, 10, generator=torch.Generator().manual_seed(rank))
+
+
+def process(rank: int, port: int, folder: Path, configs: dict[str, ExperimentConfig]) -> None:
+    """What each of the two processes does."""
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in names.items()})
+    torch.set_num_threads(1)
+    original = loop.fit
+
+    def fit(accelerator, task, settings, config, output):
+        progress = original(accelerator, task, settings, config, output)
+        first = next(task.batches(0))
+        save_file({**task.model.state_dict(), "first batch": first}, output / f"rank-{rank}.safetensors")
+        return progress
+
+    autoencoder.fit = fit
+    for name, config in configs.items():
+        autoencoder.train_autoencoder(config, folder / name, "cpu")
+
+    train_step = loop.train_step
+
+    def signalled(*arguments):
+        if rank == 1 and arguments[-1] == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)  # As launchers pass on what was sent to all.
+        return train_step(*arguments)
+
+    loop.train_step = signalled
+    try:
+        autoencoder.train_autoencoder(configs["gradient"], folder / "stopped", "cpu")
+    except Stopped as stopped:
+        (folder / f"stopped-{rank}").write_text(str(stopped))
+    loop.train_step = train_step
+    autoencoder.train_autoencoder(configs["gradient"], folder / "stopped", "cpu")
+
+    vq = quantizer()
+    for _ in range(3):
+        vq(latents(rank))
+    save_file(vq.state_dict(), folder / f"vq-{rank}.safetensors")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("distributed")
+
+
+@pytest.fixture
+def configs(experiment) -> dict[str, ExperimentConfig]:
+    options = {"steps": 6, "valid_every": 6, "valid_utterances": 1, "averaging_decay": 0.5}
+    return {update: experiment(bottleneck={"update": update}, training=options) for update in UPDATES}
+
+
+@pytest.fixture
+def trained(folder, configs) -> Path:
+    """The folder of all results; the processes run when it is first asked for."""
+    if not any(folder.iterdir()):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        context = multiprocessing.get_context("spawn")
+        processes = [context.Process(target=process, args=(rank, port, folder, configs)) for rank in range(2)]
+        for started in processes:
+            started.start()
+        deadline = time.monotonic() + 100
+        while any(started.is_alive() for started in processes) and time.monotonic() < deadline:
+            time.sleep(0.1)
+            if any(started.exitcode for started in processes):
+                break
+        for started in processes:
+            started.kill()
+            started.join()
+        assert [started.exitcode for started in processes] == [0, 0]
+    return folder
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_weights_codebook_and_statistics_are_equal_on_both(trained, update):
+    ranks = [load_file(trained / update / f"rank-{rank}.safetensors") for rank in range(2)]
+    assert not torch.equal(ranks[0].pop("first batch"), ranks[1].pop("first batch"))
+    assert {"bottleneck.codebook", "bottleneck.usage", "bottleneck.sums"} <= ranks[0].keys()
+    assert [name for name in ranks[0] if not torch.equal(ranks[0][name], ranks[1][name])] == []
+    assert bool(ranks[0]["bottleneck.initialized"])
+    lines = [json.loads(line) for line in (trained / update / "metrics.jsonl").read_text().splitlines()]
+    assert any(line.get("revived_codes") for line in lines), [line.get("revived_codes") for line in lines]
+
+
+def test_each_process_takes_its_own_batches(trained, configs):
+    data = configs["gradient"].data
+    sampler = CropSampler(read_manifest(data.train), 16000, 3200, data.batch_size, seed=0)
+    for rank in range(2):
+        first = load_file(trained / f"gradient/rank-{rank}.safetensors")["first batch"]
+        assert torch.equal(first, sampler.batch(rank))
+
+
+def test_validation_is_over_all_utterances(trained, configs):
+    """One utterance and two processes: the second takes it again, with weight 0."""
+    config = configs["gradient"]
+    model = Autoencoder(config.model_part())
+    model.load_state_dict(load_file(trained / "gradient/release/model.safetensors"))
+    loss = ReconstructionLoss(config.loss, config.sample_rate)
+    utterances = read_manifest(config.data.valid)[:1]
+    alone = autoencoder.validate_autoencoder(model, loss, utterances, config, Accelerator(cpu=True), None, 6)
+    last = json.loads((trained / "gradient/metrics.jsonl").read_text().splitlines()[-1])
+    assert {name: value for name, value in last.items() if name not in {"step", "part"}} == pytest.approx(alone)
+
+
+def test_a_signal_to_one_process_stops_both_and_the_run_resumes_exactly(trained):
+    for rank in range(2):
+        assert (trained / f"stopped-{rank}").read_text().startswith("stopped by SIGTERM after step 4;")
+    whole, parts = trained / "gradient", trained / "stopped"
+    assert (whole / "metrics.jsonl").read_text() == (parts / "metrics.jsonl").read_text()
+    first, second = load_file(whole / "state.safetensors"), load_file(parts / "state.safetensors")
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_moving_averages_are_those_of_one_process_with_both_batches(trained):
+    alone = quantizer()
+    for _ in range(3):
+        alone(torch.cat([latents(0), latents(1)]))
+    ranks = [load_file(trained / f"vq-{rank}.safetensors") for rank in range(2)]
+    for name, expected in alone.state_dict().items():
+        assert torch.equal(ranks[0][name], ranks[1][name])
+        torch.testing.assert_close(ranks[0][name], expected)
+    assert not torch.allclose(alone.codebook, quantizer().codebook)
