@@ -12,7 +12,8 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from audiovq.config import ExperimentConfig, Schema, load_config
+from audiovq.config import ExperimentConfig, load_config
+from audiovq.config.schema import Schema
 from audiovq.errors import Stopped, TrainingError
 from audiovq.files import write_json
 

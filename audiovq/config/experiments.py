@@ -1,0 +1,90 @@
+"""Schemas of training runs: a model and how it is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from audiovq.config.models import AutoencoderConfig
+from audiovq.config.schema import Probability, Schema, Weight
+
+
+class LossConfig(Schema):
+    """Weights of the reconstruction losses. A loss of weight 0 is not computed."""
+
+    l1: Weight = 0.0
+    """Mean absolute error of the waveform."""
+    l2: Weight = 0.0
+    """Mean squared error of the waveform."""
+    mel: Weight = 1.0
+    """L1 distance of log-mel spectrograms, averaged over `fft_sizes`."""
+    stft: Weight = 1.0
+    """Spectral convergence plus L1 of log magnitudes, averaged over `fft_sizes` (Yamamoto et al., 2020)."""
+    fft_sizes: list[Annotated[int, Field(ge=16)]] = Field(default=[2048, 1024, 512, 256, 128], min_length=1)
+    """FFT sizes in samples of the spectrograms; each uses a Hann window as long and a hop of a quarter."""
+    bottleneck: Weight = 1.0
+    """The bottleneck's own loss (codebook and commitment loss for `vq`)."""
+
+    @model_validator(mode="after")
+    def _something_is_minimised(self) -> LossConfig:
+        if not (self.l1 or self.l2 or self.mel or self.stft):
+            raise ValueError("at least one of l1, l2, mel and stft needs a weight above 0")
+        return self
+
+
+class DataConfig(Schema):
+    """Manifests and batches."""
+
+    train: Path
+    """Manifest of the training utterances."""
+    valid: Path
+    """Manifest of the validation utterances."""
+    crop_seconds: PositiveFloat = 1.0
+    """Length of a training crop; rounded up to whole frames."""
+    batch_size: PositiveInt = 16
+    """Crops a batch, on each process."""
+    workers: PositiveInt = 2
+    """Threads that read audio ahead of the training loop."""
+
+
+class TrainingConfig(Schema):
+    """Optimisation, validation and checkpoints."""
+
+    steps: PositiveInt
+    """Optimiser steps."""
+    learning_rate: PositiveFloat = 1e-3
+    """Peak learning rate of AdamW."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 200
+    """Steps of linear warm-up, after which a cosine falls to zero at the last step."""
+    betas: tuple[Probability, Probability] = (0.8, 0.99)
+    """AdamW's decay rates."""
+    weight_decay: Weight = 0.01
+    """AdamW's decoupled weight decay."""
+    clip_norm: PositiveFloat = 1.0
+    """Largest norm of the gradient."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Autocast type of the networks; losses and the bottleneck stay in float32."""
+    averaging_decay: Probability | None = None
+    """Decay of an exponential moving average of the weights, which is then validated and released. None: off."""
+    seed: int = 0
+    """Seed of the initialisation, the crops and all sampling."""
+    log_every: PositiveInt = 20
+    """Steps between two lines of metrics.jsonl and TensorBoard."""
+    valid_every: PositiveInt = 500
+    """Steps between two validations, each followed by a checkpoint."""
+    valid_utterances: PositiveInt = 64
+    """Utterances of the validation manifest that are used, evenly spread over it."""
+
+
+class ExperimentConfig(AutoencoderConfig):
+    """A whole training run: the model and how it is trained."""
+
+    loss: LossConfig = LossConfig()
+    data: DataConfig
+    training: TrainingConfig
+
+    def model_part(self) -> AutoencoderConfig:
+        """The part that a released model keeps."""
+        return AutoencoderConfig(**{name: getattr(self, name) for name in AutoencoderConfig.model_fields})
