@@ -21,13 +21,16 @@ from torch import Tensor
 
 import audiovq
 from audiovq.bottlenecks.base import bits_per_second
+from audiovq.bottlenecks.gaussian import GaussianBottleneck, elbo
 from audiovq.config import ExperimentConfig, load_config
 from audiovq.data.dataset import evenly_spread
 from audiovq.data.manifest import Utterance, read_manifest
+from audiovq.devices import seed_everything
 from audiovq.evaluation.diagnostics import latent_gap, usage
 from audiovq.evaluation.metrics import METRICS, measure, summarize
 from audiovq.files import write_json
 from audiovq.losses import ReconstructionLoss
+from audiovq.models.autoencoder import Autoencoder
 
 MEASURED = "measured.json"
 CURVES = ("loss", "mel", "stft", "kl", "kl_weight", "temperature", "perplexity")
@@ -103,6 +106,7 @@ def _measure_run(run: Run) -> str:
         "usage": asdict(used),
         "gap": {**asdict(gap), "gap": gap.gap},
         "bits_per_second": rates(used.kl, used.information, used.perplexity, run.config),
+        "elbo": evidence_bound(model, waves, used.kl, run.config),
     }
     write_json(run.folder / MEASURED, found)
     return f"mel distance {found['metrics']['mel_distance']:.3f}"
@@ -114,6 +118,24 @@ def rates(
     """Rates in bits per second: of the KL divergence, of the information, and of codes coded by their frequency."""
     nats = {"kl": kl, "information": information, "codes": math.log(perplexity) if perplexity else None}
     return {name: None if value is None else bits_per_second(value, config.frame_rate) for name, value in nats.items()}
+
+
+@torch.no_grad()
+def evidence_bound(
+    model: Autoencoder, waves: Sequence[Tensor], kl: float | None, config: ExperimentConfig
+) -> dict[str, float] | None:
+    """The ELBO of a Gaussian bottleneck, with z drawn from the posterior; None for the others."""
+    if kl is None or not isinstance(model.bottleneck, GaussianBottleneck):
+        return None
+    seed_everything(config.training.seed, "elbo")
+    model.bottleneck.train()
+    errors = torch.cat([(model(wave).wave - wave).square().flatten() for wave in waves])
+    model.bottleneck.eval()
+    nats = elbo(float(errors.double().mean()), kl, config.hop_length)
+    return {
+        "nats_per_second": nats * config.frame_rate,
+        "bits_per_second": bits_per_second(nats, config.frame_rate),
+    }
 
 
 def curves(folder: Path) -> dict[str, dict[str, list[float]]]:

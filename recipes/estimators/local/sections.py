@@ -67,10 +67,23 @@ def _reconstruction(results: Results) -> Section:
             "Mean and standard deviation over seeds, on whole test utterances, with the mode or mean of the posterior. "
             "Rate: entropy of the codes by their frequency; for `gaussian` the KL divergence, which bounds what its "
             "samples tell; the latents of `none` have no finite rate. Time is of a run on one core beside another run.",
+            *_evidence_bound(results),
         ],
         tables.reconstruction(results),
         [("loss", "Reconstruction loss on validation utterances: mean over seeds, band from best to worst seed.")],
     )
+
+
+def _evidence_bound(results: Results) -> list[str]:
+    runs = tables.per_bottleneck(results).get("gaussian", [])
+    if not tables.values_of(runs, "elbo", "nats_per_second"):
+        return []
+    nats, bits = (tables.over_seeds(runs, "elbo", f"{unit}_per_second", 0) for unit in ("nats", "bits"))
+    return [
+        f"ELBO of `gaussian`, with a Gaussian likelihood of the samples whose variance is the mean squared error: "
+        f"{nats} nats/s, {bits} bits/s. It is of a density and may have any sign; training weighs spectral losses "
+        "against the KL divergence and does not maximise it."
+    ]
 
 
 def _collapse(results: Results) -> Section:
