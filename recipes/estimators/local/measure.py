@@ -6,6 +6,7 @@ import json
 import math
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
@@ -56,11 +57,21 @@ def results(bench: Bench) -> dict[str, Any]:
     )
 
 
+def commit() -> str | None:
+    """The commit that is checked out; None outside a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
 def conditions(bench: Bench) -> dict[str, Any]:
     """What the figures depend on."""
     config = bench.runs()[0].config
     return {
         "audiovq": audiovq.__version__,
+        "commit": commit(),
         "torch": torch.__version__,
         "machine": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
