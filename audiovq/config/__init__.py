@@ -26,6 +26,7 @@ from audiovq.config.models import (
     TransposedDecoderConfig,
     VariationalConfig,
     VQConfig,
+    WaveNetConfig,
 )
 from audiovq.config.reading import (
     load_config,
@@ -50,6 +51,7 @@ __all__ = [
     "TransposedDecoderConfig",
     "VQConfig",
     "VariationalConfig",
+    "WaveNetConfig",
     "load_config",
     "parse_config",
 ]

@@ -65,6 +65,33 @@ class ISTFTDecoderConfig(Schema):
     """FFT size and window length, as a multiple of the STFT's hop."""
 
 
+class WaveNetConfig(Schema):
+    """A causal dilated stack with gated units (van den Oord et al., 2016)."""
+
+    layers: PositiveInt = 20
+    """Number of dilated convolutions."""
+    cycle: PositiveInt = 10
+    """Layers after which dilations start again from 1; they double from layer to layer."""
+    kernel_size: Annotated[int, Field(ge=2)] = 2
+    """Kernel of a dilated convolution."""
+    residual_channels: PositiveInt = 256
+    """Channels that pass from layer to layer; a layer has as many gated units."""
+    skip_channels: PositiveInt = 256
+    """Channels of the sum over layers from which the output is computed."""
+    dropout: Probability = 0.0
+    """Share of the channels that a layer's input loses in training."""
+
+    @property
+    def dilations(self) -> list[int]:
+        """Dilation of each layer in steps."""
+        return [2 ** (number % self.cycle) for number in range(self.layers)]
+
+    @property
+    def receptive_field(self) -> int:
+        """Steps of the past that a prediction depends on."""
+        return 1 + (self.kernel_size - 1) * sum(self.dilations)
+
+
 DecoderConfig = Annotated[TransposedDecoderConfig | ISTFTDecoderConfig, Field(discriminator="type")]
 
 
