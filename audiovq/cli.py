@@ -240,7 +240,7 @@ def decode(
     total = len(jobs)
     for tokens in sets:
         failures += decode_tokens(tokenizer, tokens, output, force)
-        total += tokens.num_rows
+        total += len(tokens)
     _report_files(failures, total, output)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiovq.data.tokens import load_codes
+from audiovq.data.codes_file import load_codes
 
 COMMANDS = ("encode", "tokenize")
 

@@ -11,7 +11,8 @@ import pytest
 import soundfile
 
 from audiovq.audio import AudioSource
-from audiovq.data.tokens import TokenSet, load_codes
+from audiovq.data.codes_file import load_codes
+from audiovq.data.tokens import TokenSet
 
 SPEECH = sorted((Path(__file__).parents[1] / "recipes" / "mini" / "data" / "allison").glob("*.ogg"))
 

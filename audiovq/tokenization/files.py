@@ -10,14 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from audiovq.audio import AudioSource, find_audio_files
-from audiovq.data.tokens import (
-    TOKENIZER,
-    CodesFile,
-    TokenSet,
-    load_codes,
-    require_same_model,
-    save_codes,
-)
+from audiovq.data.codes_file import CodesFile, load_codes, save_codes
+from audiovq.data.tokens import TOKENIZER, TokenSet, require_same_model
 from audiovq.errors import AudioVQError, OutputExistsError, TokenError
 from audiovq.files import refuse_to_overwrite
 from audiovq.models.tokenizer import AudioTokenizer

@@ -1,0 +1,35 @@
+"""Token data sets: the codes of a whole corpus on disk.
+
+A token data set is a folder of Parquet shards, one row an utterance, with a `tokenizer.json` beside them that says
+which model the codes belong to. Every reader refuses the codes of another model.
+"""
+
+from __future__ import annotations
+
+from audiovq.data.tokens.dataset import TokenBatch, TokenDataset, pad_rows
+from audiovq.data.tokens.info import (
+    FORMAT_VERSION,
+    TOKENIZER,
+    TokenizerInfo,
+    read_tokenizer_info,
+    require_same_model,
+    write_tokenizer_info,
+)
+from audiovq.data.tokens.shards import TokenRow, schema, write_shard
+from audiovq.data.tokens.token_set import TokenSet
+
+__all__ = [
+    "FORMAT_VERSION",
+    "TOKENIZER",
+    "TokenBatch",
+    "TokenDataset",
+    "TokenRow",
+    "TokenSet",
+    "TokenizerInfo",
+    "pad_rows",
+    "read_tokenizer_info",
+    "require_same_model",
+    "schema",
+    "write_shard",
+    "write_tokenizer_info",
+]

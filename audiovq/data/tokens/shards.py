@@ -1,0 +1,196 @@
+"""Parquet shards of codes: their columns, writing them, and reading one row group at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from audiovq.errors import ManifestError, TokenError
+from audiovq.files import atomic_path
+
+if TYPE_CHECKING:
+    from jaxtyping import UInt16
+
+GROUP_CODES = 2**16
+"""Codes in a row group, about. It is the least that is read for one row: half a millisecond, 128 KiB."""
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """The codes of one utterance."""
+
+    utt_id: str
+    speaker: str | None
+    sample_rate: int
+    """The model's, in Hz."""
+    num_samples: int
+    """Length of the utterance at that rate."""
+    codes: UInt16[np.ndarray, "books frames"]
+    source: str
+    """The audio file."""
+
+    @property
+    def num_frames(self) -> int:
+        return self.codes.shape[1]
+
+
+def schema() -> Any:
+    """The columns of a shard."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("utt_id", pa.string()),
+            ("speaker", pa.string()),
+            ("sample_rate", pa.int32()),
+            ("num_samples", pa.int64()),
+            ("num_frames", pa.int64()),
+            ("codes", pa.list_(pa.list_(pa.uint16()))),
+            ("source", pa.string()),
+        ]
+    )
+
+
+def write_shard(path: str | Path, rows: Sequence[TokenRow]) -> None:
+    """Write one Parquet shard, atomically; equal rows give equal bytes."""
+    import pyarrow.parquet as pq
+
+    with (
+        atomic_path(path) as temporary,
+        pq.ParquetWriter(temporary, schema(), compression="zstd") as writer,
+    ):
+        for group in _groups(rows):
+            writer.write_table(_table(group))
+
+
+def _groups(rows: Sequence[TokenRow]) -> Iterator[Sequence[TokenRow]]:
+    """Consecutive rows of at most `GROUP_CODES` codes together, or a single longer one."""
+    first, size = 0, 0
+    for number, row in enumerate(rows):
+        size += row.codes.size
+        if size > GROUP_CODES and number > first:
+            yield rows[first:number]
+            first, size = number, row.codes.size
+    if rows:
+        yield rows[first:]
+
+
+def _table(rows: Sequence[TokenRow]) -> Any:
+    import pyarrow as pa
+
+    frames = np.repeat([row.num_frames for row in rows], [len(row.codes) for row in rows])
+    values = np.concatenate([row.codes.ravel() for row in rows])
+    books = pa.ListArray.from_arrays(_offsets(frames), pa.array(values, pa.uint16()))
+    columns = {
+        "utt_id": [row.utt_id for row in rows],
+        "speaker": [row.speaker for row in rows],
+        "sample_rate": [row.sample_rate for row in rows],
+        "num_samples": [row.num_samples for row in rows],
+        "num_frames": [row.num_frames for row in rows],
+        "codes": pa.ListArray.from_arrays(_offsets([len(row.codes) for row in rows]), books),
+        "source": [row.source for row in rows],
+    }
+    return pa.table(columns, schema=schema())
+
+
+def _offsets(lengths: Any) -> np.ndarray:
+    return np.cumsum([0, *lengths], dtype=np.int32)
+
+
+def open_shard(path: Path) -> Any:
+    """A shard as a `pyarrow.parquet.ParquetFile`; only its footer is read.
+
+    Raises:
+        TokenError: it is damaged or another kind of table.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+    if not file.schema_arrow.equals(schema()):
+        found = ", ".join(f"{field.name} {field.type}" for field in file.schema_arrow)
+        raise TokenError(f"{path}: is no token shard: expected columns {', '.join(schema().names)}, found {found}")
+    return file
+
+
+def read_columns(file: Any, path: Path, names: Sequence[str], group: int | None = None) -> Any:
+    """Some columns of a shard, or of one row group of it, as a `pyarrow.Table`; the others are not read.
+
+    Raises:
+        TokenError: the shard is damaged.
+    """
+    import pyarrow as pa
+
+    try:
+        # Without Arrow's threads: a row group is small, and a forked process has none of them.
+        if group is None:
+            return file.read(columns=list(names), use_threads=False)
+        return file.read_row_group(group, columns=list(names), use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> TokenError:
+    return TokenError(f"{path}: is no token shard or is damaged ({' '.join(str(error).split())})")
+
+
+class RowGroup:
+    """The rows of one row group, decoded; each is checked when it is taken.
+
+    Codes are cut out of Arrow's buffers: there is no Python object for each code, as `to_pylist` would make.
+    """
+
+    def __init__(self, file: Any, path: Path, group: int, num_codebooks: int):
+        self.path, self.num_codebooks = path, num_codebooks
+        table = read_columns(file, path, schema().names, group).combine_chunks()
+        self._columns = {name: table.column(name) for name in schema().names if name != "codes"}
+        self._length = table.num_rows
+        books = table.column("codes").chunk(0) if self._length else None
+        if books is not None:
+            self._book_offsets = books.offsets.to_numpy()
+            self._frame_offsets = books.values.offsets.to_numpy()
+            values = books.values.values
+            if values.null_count:
+                raise TokenError(f"{path}: row group {group} holds codes that are null")
+            self._values = values.to_numpy()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> TokenRow:
+        """Row number `index` of the group.
+
+        Raises:
+            TokenError: its codes are not [num_codebooks, num_frames], or its id is no safe file name.
+        """
+        from audiovq.data.manifest import check_id
+
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        row = {name: column[index].as_py() for name, column in self._columns.items()}
+        try:
+            check_id(row["utt_id"])
+            codes = self._codes(index, row.pop("num_frames"))
+        except (ManifestError, ValueError, AttributeError) as error:
+            raise TokenError(f"{self.path}: utterance {row['utt_id']!r}: {error}") from error
+        return TokenRow(codes=codes, **row)
+
+    def _codes(self, index: int, num_frames: int) -> np.ndarray:
+        first, last = self._book_offsets[index : index + 2]
+        offsets = self._frame_offsets[first : last + 1]
+        found = np.diff(offsets)
+        if len(found) != self.num_codebooks or (found != num_frames).any():
+            lengths = " and ".join(map(str, found)) or "no"
+            raise ValueError(
+                f"expected codes [Q, F] of {self.num_codebooks} codebooks and {num_frames} frames, "
+                f"found {len(found)} codebooks of {lengths} frames"
+            )
+        # A copy, so that a row that is kept does not keep its whole group in memory.
+        return self._values[offsets[0] : offsets[-1]].reshape(self.num_codebooks, num_frames).copy()
