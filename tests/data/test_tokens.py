@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from audiovq.data.tokens import (
     TokenSet,
     read_tokenizer_info,
     schema,
+    shards,
     write_shard,
     write_tokenizer_info,
 )
@@ -60,6 +62,63 @@ def test_rows_return_in_order_as_they_were_written(tmp_path):
     assert [as_plain(row) for row in read] == [as_plain(row) for row in written]
     assert all(row.codes.dtype == np.uint16 for row in read)
     assert [row.num_frames for row in read] == [1, 2, 3, 4, 5]
+
+
+@pytest.fixture
+def small_groups(monkeypatch):
+    """Row groups of a few rows."""
+    monkeypatch.setattr(shards, "GROUP_CODES", 20)
+
+
+def test_rows_columns_and_ids_are_read_at_random(tmp_path, small_groups):
+    written = rows(12)
+    tokens = token_set(tmp_path, written[:5], [], written[5:])
+    for index in [7, 0, 11, 4, 5, *range(11, -1, -1), -1, -12]:
+        assert as_plain(tokens[index]) == as_plain(written[index])
+    for index in (12, -13):
+        with pytest.raises(IndexError, match=f"no row {index}, there are 12"):
+            tokens[index]
+    assert tokens.lengths.tolist() == list(range(1, 13))
+    assert tokens.ids == [row.utt_id for row in written]
+    assert tokens.speakers == [row.speaker for row in written]
+    assert tokens.column("num_samples").to_pylist() == [row.num_samples for row in written]
+
+
+def test_a_row_group_holds_a_bounded_number_of_codes_or_one_row(tmp_path, small_groups):
+    tokens = token_set(tmp_path, rows(14))  # 2 codebooks of 1, 2, 3, ... frames
+    metadata = pq.ParquetFile(tokens.shards[0]).metadata
+    counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    assert counts == [4, 2, 1, 1, 1, 1, 1, 1, 1, 1]
+    assert sum(counts) == len(tokens) == 14
+
+
+def test_a_row_is_read_without_the_other_row_groups(tmp_path, small_groups, monkeypatch):
+    tokens = token_set(tmp_path, rows(14), rows(14))
+    tokens[3]  # Reads the footers too.
+    read = []
+    original = shards.read_columns
+    monkeypatch.setattr(shards, "read_columns", lambda *given: read.append(given[-1]) or original(*given))
+    tokens[20], tokens[18], tokens[19], tokens[2], tokens[20]
+    assert read == [2, 1]
+
+
+def test_rows_are_found_by_id_in_the_order_of_the_set(tmp_path):
+    written = rows(9)
+    tokens = token_set(tmp_path, written[:4], written[4:])
+    assert tokens.find([written[7].utt_id, written[0].utt_id, written[5].utt_id]) == [0, 5, 7]
+    assert tokens.find([]) == []
+    with pytest.raises(TokenError, match=r"holds no utterance 'utt 1'$"):
+        tokens.find([written[3].utt_id, "utt 1"])
+    with pytest.raises(TokenError, match=r"holds no utterance 'x' \(nor 1 others that were asked for\)"):
+        tokens.find(["y", written[3].utt_id, "x"])
+
+
+def test_a_set_that_was_read_from_takes_no_codes_to_other_processes(tmp_path):
+    tokens = token_set(tmp_path, rows(40))
+    fresh = pickle.dumps(TokenSet(tmp_path))
+    tokens[3], len(tokens)
+    assert len(pickle.dumps(tokens)) < len(fresh) + 2000
+    assert as_plain(pickle.loads(pickle.dumps(tokens))[17]) == as_plain(rows(40)[17])  # noqa: S301
 
 
 def test_equal_rows_give_equal_bytes(tmp_path):
@@ -112,12 +171,17 @@ def test_an_unsafe_id_is_refused_on_reading(tmp_path, bad_id):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("codes", [None, [], [[1, 2], [3]], [[1], None], [[1, 2, 3], [1, 2, 3]]])
+@pytest.mark.parametrize(
+    "codes", [None, [], [[1, 2], [3]], [[1], None], [[1, 2, 3], [1, 2, 3]], [[1, 2]], [[1, 2]] * 3, [[1, None], [1, 2]]]
+)
 def test_codes_of_another_shape_are_refused(tmp_path, codes):
     (row,) = pa.Table.from_pylist([{**as_plain(rows(1)[0]), "num_frames": 2}], schema=schema()).to_pylist()
     token_set(tmp_path, rows(1))
     pq.write_table(pa.Table.from_pylist([{**row, "codes": codes}], schema=schema()), tmp_path / "part-0.parquet")
-    with pytest.raises(TokenError, match=r"part-0\.parquet: utterance 'utt 0 ä'"):
+    with pytest.raises(
+        TokenError,
+        match=r"part-0\.parquet: (utterance 'utt 0 ä': expected codes|row group 0 holds codes that are null)",
+    ):
         list(TokenSet(tmp_path))
 
 

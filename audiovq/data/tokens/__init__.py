@@ -17,10 +17,12 @@ from audiovq.data.tokens.info import (
 )
 from audiovq.data.tokens.shards import TokenRow, schema, write_shard
 from audiovq.data.tokens.token_set import TokenSet
+from audiovq.data.tokens.windows import PackedWindows
 
 __all__ = [
     "FORMAT_VERSION",
     "TOKENIZER",
+    "PackedWindows",
     "TokenBatch",
     "TokenDataset",
     "TokenRow",
