@@ -10,9 +10,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -27,16 +28,18 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 STATE = "state.safetensors"
+Batch = TypeVar("Batch")
+"""A tensor, or a tuple of tensors."""
 
 
 @dataclass
-class Task:
+class Task(Generic[Batch]):
     """What is trained: a model, and the functions in which one kind of training differs from another."""
 
     model: nn.Module
-    compute_loss: Callable[[nn.Module, Tensor, int], tuple[Tensor, dict[str, Tensor]]]
+    compute_loss: Callable[[nn.Module, Batch, int], tuple[Tensor, dict[str, Tensor]]]
     """(model, batch, step) -> the loss to minimise and metrics to log."""
-    batches: Callable[[int], Iterator[Tensor]]
+    batches: Callable[[int], Iterator[Batch]]
     """first step -> the batches of this process from that step on, without end."""
     validate: Callable[[nn.Module, RunLog | None, int, bool], dict[str, float]]
     """(model, log, step, brief) -> metrics, of which `loss` decides which model is best; `brief` is a short check."""
@@ -117,7 +120,7 @@ class Run:
         if progress.best_loss is None:  # Stopped before its first validation, and resumed with fewer steps.
             self.validate_and_save()
 
-    def step(self, batch: Tensor) -> dict[str, Tensor]:
+    def step(self, batch: Any) -> dict[str, Tensor]:
         """One step with the randomness that belongs to it."""
         number = self.progress.step
         seed_everything(self.settings.seed, "step", number, self.accelerator.process_index)
@@ -165,8 +168,8 @@ def train_step(
     accelerator: Accelerator,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    compute_loss: Callable[[nn.Module, Tensor, int], tuple[Tensor, dict[str, Tensor]]],
-    batch: Tensor,
+    compute_loss: Callable[[nn.Module, Batch, int], tuple[Tensor, dict[str, Tensor]]],
+    batch: Batch,
     settings: TrainingConfig,
     step: int,
 ) -> dict[str, Tensor]:
@@ -175,7 +178,7 @@ def train_step(
     rate = learning_rate(step, settings)
     for group in optimizer.param_groups:
         group["lr"] = rate
-    loss, metrics = compute_loss(model, batch.to(accelerator.device, non_blocking=True), step)
+    loss, metrics = compute_loss(model, send_to_device(batch, accelerator.device, non_blocking=True), step)
     accelerator.backward(loss)
     norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
     optimizer.step()
