@@ -23,11 +23,14 @@ from audiovq.files import atomic_path
 
 if TYPE_CHECKING:
     import torch
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf"})
 """Suffixes by which audio files are found in a folder; any other file that libsndfile reads can be named."""
+
+MU_LAW_CLASSES = 256
+"""Classes of a sample in mu-law companding, 8 bits."""
 
 _RESAMPLE_WIDTH = 6  # Zero crossings on each side of torchaudio's interpolation filter, its default.
 
@@ -293,6 +296,20 @@ def _mel_transform(sample_rate: int, fft_size: int, bins: int, device: torch.dev
         mel_scale="slaney",
         pad_mode="constant",
     ).to(device)
+
+
+def mu_law_encode(wave: Float[Tensor, "*shape"]) -> Int[Tensor, "*shape"]:
+    """Mu-law classes 0 to 255 of samples (after ITU-T G.711), 128 for zero; samples beyond 1 are clipped."""
+    from torchaudio.functional import mu_law_encoding
+
+    return mu_law_encoding(wave.clamp(-1, 1), MU_LAW_CLASSES)
+
+
+def mu_law_decode(classes: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """The amplitude that a mu-law class stands for."""
+    from torchaudio.functional import mu_law_decoding
+
+    return mu_law_decoding(classes, MU_LAW_CLASSES)
 
 
 def _open(path: Path) -> soundfile.SoundFile:

@@ -25,6 +25,10 @@ class TokenError(AudioVQError):
     """Codes that are malformed or that belong to another model."""
 
 
+class SpeakerError(AudioVQError):
+    """A speaker that a model does not know, or has to be told and was not."""
+
+
 class OutputExistsError(AudioVQError):
     """Output that would be overwritten."""
 

@@ -1,4 +1,4 @@
-"""Reconstruction losses: waveform, multi-scale mel and multi-scale STFT magnitude."""
+"""Reconstruction losses: waveform, multi-scale mel and multi-scale STFT magnitude, and mu-law cross-entropy."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchaudio.transforms import MelScale
 
+from audiovq.audio import mu_law_encode
 from audiovq.config import LossConfig
 
 FLOOR = 1e-5
@@ -52,6 +53,32 @@ class ReconstructionLoss(nn.Module):
                 terms[name] = torch.stack([distance[name] for distance in distances]).mean(0)
         total = sum((getattr(self.config, name) * term for name, term in terms.items()), start=x.new_zeros(len(x)))
         return total, {name: term.detach().mean() for name, term in terms.items()}
+
+
+class MuLawLoss(nn.Module):
+    """Cross-entropy of the samples' mu-law classes, for a decoder that predicts them: -log p(x_t | ...) in nats, a mean
+    over samples (van den Oord et al., 2016, "WaveNet", section 2.2).
+
+    Shape:
+        logits [B, 256, T] and reference [B, 1, T]; result [B].
+    """
+
+    def __init__(self, config: LossConfig):
+        super().__init__()
+        self.weight = config.mu_law
+
+    def forward(
+        self, logits: Float[Tensor, "batch classes time"], reference: Float[Tensor, "batch 1 time"]
+    ) -> tuple[Float[Tensor, " batch"], dict[str, Float[Tensor, ""]]]:
+        """The weighted loss of each item, and its unweighted mean for the log."""
+        classes = mu_law_encode(reference.squeeze(1))
+        nats = nn.functional.cross_entropy(logits.float(), classes, reduction="none").mean(-1)
+        return self.weight * nats, {"mu_law": nats.detach().mean()}
+
+
+def build_loss(config: LossConfig, sample_rate: int) -> nn.Module:
+    """The loss that a config asks for, of `AutoencoderOutput.prediction` and the true waveform."""
+    return MuLawLoss(config) if config.mu_law else ReconstructionLoss(config, sample_rate)
 
 
 class SpectralDistance(nn.Module):

@@ -53,7 +53,7 @@ def test_every_config_takes_every_bottleneck_with_its_defaults(path, kind):
     wave = torch.randn(1, 1, 3 * config.hop_length)
     output = model.train()(wave)
     assert output.wave.shape == (output.bottleneck.samples, 1, 3 * config.hop_length)
-    cost = output.wave.square().mean((1, 2))
+    cost = output.prediction.square().mean((1, 2))
     loss = cost.mean() + output.bottleneck.loss + model.bottleneck.surrogate_loss(output.bottleneck, cost)
     loss.backward()
     gradients = [weight.grad for weight in model.encoder.parameters()]

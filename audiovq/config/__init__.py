@@ -27,6 +27,7 @@ from audiovq.config.models import (
     VariationalConfig,
     VQConfig,
     WaveNetConfig,
+    WaveNetDecoderConfig,
 )
 from audiovq.config.reading import (
     load_config,
@@ -52,6 +53,7 @@ __all__ = [
     "VQConfig",
     "VariationalConfig",
     "WaveNetConfig",
+    "WaveNetDecoderConfig",
     "load_config",
     "parse_config",
 ]

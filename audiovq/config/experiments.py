@@ -12,7 +12,10 @@ from audiovq.config.schema import Probability, Schema, Weight
 
 
 class LossConfig(Schema):
-    """Weights of the reconstruction losses. A loss of weight 0 is not computed."""
+    """Weights of the reconstruction losses. A loss of weight 0 is not computed.
+
+    `decoder.type: wavenet` is trained by `mu_law` alone; the other decoders by any of `l1`, `l2`, `mel` and `stft`.
+    """
 
     l1: Weight = 0.0
     """Mean absolute error of the waveform."""
@@ -22,6 +25,8 @@ class LossConfig(Schema):
     """L1 distance of log-mel spectrograms, averaged over `fft_sizes`."""
     stft: Weight = 1.0
     """Spectral convergence plus L1 of log magnitudes, averaged over `fft_sizes` (Yamamoto et al., 2020)."""
+    mu_law: Weight = 0.0
+    """Cross-entropy of the samples' mu-law classes in nats a sample."""
     fft_sizes: list[Annotated[int, Field(ge=16)]] = Field(default=[2048, 1024, 512, 256, 128], min_length=1)
     """FFT sizes in samples of the spectrograms; each uses a Hann window as long and a hop of a quarter."""
     bottleneck: Weight = 1.0
@@ -29,8 +34,8 @@ class LossConfig(Schema):
 
     @model_validator(mode="after")
     def _something_is_minimised(self) -> LossConfig:
-        if not (self.l1 or self.l2 or self.mel or self.stft):
-            raise ValueError("at least one of l1, l2, mel and stft needs a weight above 0")
+        if not (self.l1 or self.l2 or self.mel or self.stft or self.mu_law):
+            raise ValueError("at least one of l1, l2, mel, stft and mu_law needs a weight above 0")
         return self
 
 
@@ -84,6 +89,16 @@ class ExperimentConfig(AutoencoderConfig):
     loss: LossConfig = LossConfig()
     data: DataConfig
     training: TrainingConfig
+
+    @model_validator(mode="after")
+    def _loss_fits_the_decoder(self) -> ExperimentConfig:
+        of_waves = [name for name in ("l1", "l2", "mel", "stft") if getattr(self.loss, name)]
+        if self.decoder.type == "wavenet" and (of_waves or not self.loss.mu_law):
+            zeros = "".join(f", {name}: 0" for name in of_waves)
+            raise ValueError(f"loss: decoder.type wavenet is trained by mu_law alone; set mu_law: 1{zeros}")
+        if self.decoder.type != "wavenet" and self.loss.mu_law:
+            raise ValueError(f"loss.mu_law: is for decoder.type wavenet, found {self.decoder.type}; set mu_law: 0")
+        return self
 
     def model_part(self) -> AutoencoderConfig:
         """The part that a released model keeps."""

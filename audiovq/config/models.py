@@ -92,7 +92,40 @@ class WaveNetConfig(Schema):
         return 1 + (self.kernel_size - 1) * sum(self.dilations)
 
 
-DecoderConfig = Annotated[TransposedDecoderConfig | ISTFTDecoderConfig, Field(discriminator="type")]
+class WaveNetDecoderConfig(WaveNetConfig):
+    """A WaveNet over mu-law samples, conditioned on the latents and a speaker; it draws one sample after the other.
+
+    It is trained by the cross-entropy of the samples, `loss.mu_law`, in place of all other reconstruction losses.
+    """
+
+    type: Literal["wavenet"] = "wavenet"
+    layers: PositiveInt = 30
+    """Number of dilated convolutions."""
+    residual_channels: PositiveInt = 128
+    """Channels that pass from layer to layer; a layer has as many gated units."""
+    condition_channels: PositiveInt = 128
+    """Channels of the convolution over the latents whose output conditions all layers."""
+    condition_kernel_size: PositiveInt = 3
+    """Kernel of that convolution, in frames."""
+    jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Probability that a latent is replaced by the one before it in training; by the one after it, as much again."""
+    speaker_dim: Annotated[int, Field(ge=0)] = 0
+    """Dimension of the speakers' embeddings. 0: the decoder is not told who speaks."""
+    speakers: list[str] = Field(default=[])
+    """The speakers that the decoder knows. Empty: those of the training manifest, filled in when training starts."""
+
+    @model_validator(mode="after")
+    def _speakers_have_embeddings(self) -> WaveNetDecoderConfig:
+        if self.speakers and not self.speaker_dim:
+            raise ValueError("speakers need a speaker_dim of at least 1, found 0")
+        if len(set(self.speakers)) < len(self.speakers):
+            raise ValueError("speakers: a name occurs twice")
+        return self
+
+
+DecoderConfig = Annotated[
+    TransposedDecoderConfig | ISTFTDecoderConfig | WaveNetDecoderConfig, Field(discriminator="type")
+]
 
 
 class VQConfig(Schema):
@@ -208,6 +241,11 @@ class AutoencoderConfig(Schema):
         """Frames a second."""
         return self.sample_rate / self.hop_length
 
+    @property
+    def speakers(self) -> list[str]:
+        """The speakers that the decoder is told apart; none for a decoder that is not told who speaks."""
+        return self.decoder.speakers if isinstance(self.decoder, WaveNetDecoderConfig) else []
+
     @model_validator(mode="after")
     def _decoder_fits_the_encoder(self) -> AutoencoderConfig:
         if isinstance(self.decoder, TransposedDecoderConfig):
@@ -217,7 +255,7 @@ class AutoencoderConfig(Schema):
                     f"decoder: {len(self.encoder.strides)} strides need {rates} channels and {rates} lists of "
                     f"dilations, found {len(self.decoder.channels)} and {len(self.decoder.dilations)}"
                 )
-        elif self.hop_length % self.decoder.subframes:
+        elif isinstance(self.decoder, ISTFTDecoderConfig) and self.hop_length % self.decoder.subframes:
             raise ValueError(
                 f"decoder.subframes: {self.decoder.subframes} does not divide the hop length {self.hop_length}"
             )

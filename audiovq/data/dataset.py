@@ -42,11 +42,18 @@ class CropSampler:
         Raises:
             AudioError: a file is missing, damaged, or no longer the one of the manifest.
         """
+        return torch.stack([self._crop(utterance, place) for utterance, place in self._places(index)])
+
+    def speakers(self, index: int) -> list[str | None]:
+        """Who speaks in each crop of batch number `index`."""
+        return [utterance.speaker for utterance, _ in self._places(index)]
+
+    def _places(self, index: int) -> list[tuple[Utterance, float]]:
+        """From which utterance each crop of a batch is, and from where in it: from 0, its start, to 1."""
         generator = np.random.default_rng(derive_seed(self.seed, "crops", index))
         places = generator.random((self.batch_size, 2))
         chosen = np.searchsorted(self._ends, places[:, 0] * self._ends[-1], side="right")
-        crops = [self._crop(self.utterances[which], place) for which, place in zip(chosen, places[:, 1], strict=True)]
-        return torch.stack(crops)
+        return [(self.utterances[which], place) for which, place in zip(chosen, places[:, 1], strict=True)]
 
     def _crop(self, utterance: Utterance, place: float) -> Float[Tensor, "1 time"]:
         source = utterance.source()

@@ -11,18 +11,20 @@ from typing import Any
 import torch
 import yaml
 from accelerate import Accelerator
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from audiovq.bottlenecks.base import bits_per_second, count_codes, perplexity
 from audiovq.bottlenecks.distributed import sum_over_processes
-from audiovq.config import ExperimentConfig
+from audiovq.config import ExperimentConfig, WaveNetDecoderConfig
 from audiovq.data.dataset import CropSampler, evenly_spread, read_ahead
 from audiovq.data.manifest import Utterance, read_manifest
 from audiovq.devices import choose_device, seed_everything
-from audiovq.errors import ConfigError
+from audiovq.errors import ConfigError, SpeakerError
 from audiovq.files import write_text
-from audiovq.losses import ReconstructionLoss
+from audiovq.losses import build_loss
 from audiovq.models.autoencoder import Autoencoder
+from audiovq.models.speakers import speaker_number
 from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.training.checkpoint import Progress, read_config_of_state
 from audiovq.training.logging import RunLog
@@ -43,36 +45,42 @@ def train_autoencoder(config: ExperimentConfig, output: str | Path, device: str 
     Raises:
         ConfigError: `output` holds a run with another config, or there is no such device.
         ManifestError, AudioError: the data cannot be used.
+        SpeakerError: the decoder is to be told who speaks, and the data do not say it, or tell of an unknown speaker.
         Stopped: SIGTERM or SIGINT arrived; the state was saved first.
     """
     output = Path(output)
+    train, valid = read_manifest(config.data.train), read_manifest(config.data.valid)
+    config = with_speakers(config, train, valid)
     plain = config.model_dump(mode="json")
     check_same_run(output, plain)
     accelerator = Accelerator(
         cpu=choose_device(device).type == "cpu",
         mixed_precision="bf16" if config.training.precision == "bf16" else "no",
     )
-    train, valid = read_manifest(config.data.train), read_manifest(config.data.valid)
     if accelerator.is_main_process:
         write_text(output / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
 
     seed_everything(config.training.seed, "model")
     model = Autoencoder(config.model_part())
-    loss = ReconstructionLoss(config.loss, config.sample_rate).to(accelerator.device)
+    loss = build_loss(config.loss, config.sample_rate).to(accelerator.device)
     crop_samples = -(-round(config.data.crop_seconds * config.sample_rate) // config.hop_length) * config.hop_length
     sampler = CropSampler(train, config.sample_rate, crop_samples, config.data.batch_size, config.training.seed)
 
-    def batches(first_step: int) -> Iterator[Tensor]:
+    def batch(index: int) -> tuple[Tensor, ...]:
+        wave, speakers = sampler.batch(index), speaker_numbers(sampler.speakers(index), config)
+        return (wave,) if speakers is None else (wave, speakers)
+
+    def batches(first_step: int) -> Iterator[tuple[Tensor, ...]]:
         # Each process takes its own batches: numbers step * processes + rank.
         processes, rank = accelerator.num_processes, accelerator.process_index
-        return read_ahead(sampler.batch, count(first_step * processes + rank, processes), config.data.workers)
+        return read_ahead(batch, count(first_step * processes + rank, processes), config.data.workers)
 
-    def compute_loss(model: nn.Module, wave: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def compute_loss(model: nn.Module, batch: tuple[Tensor, ...], step: int) -> tuple[Tensor, dict[str, Tensor]]:
         bottleneck = accelerator.unwrap_model(model).bottleneck
         bottleneck.set_step(step)
         with accelerator.autocast():
-            output = model(wave)
-        reconstruction, terms = loss(output.wave, wave.repeat(output.bottleneck.samples, 1, 1))
+            output = model(*batch)
+        reconstruction, terms = loss(output.prediction, batch[0].repeat(output.bottleneck.samples, 1, 1))
         total = reconstruction.mean() + config.loss.bottleneck * output.bottleneck.loss
         total = total + bottleneck.surrogate_loss(output.bottleneck, reconstruction)
         return total, {**terms, "bottleneck": output.bottleneck.loss.detach(), **output.bottleneck.metrics}
@@ -93,7 +101,7 @@ def train_autoencoder(config: ExperimentConfig, output: str | Path, device: str 
 @torch.no_grad()
 def validate_autoencoder(
     model: Autoencoder,
-    loss: ReconstructionLoss,
+    loss: nn.Module,
     utterances: Sequence[Utterance],
     config: ExperimentConfig,
     accelerator: Accelerator,
@@ -111,9 +119,10 @@ def validate_autoencoder(
         weight = float(number < len(utterances))
         utterance = utterances[number % len(utterances)]
         wave = utterance.source().read(config.sample_rate)[None].to(accelerator.device)
+        speakers = speaker_numbers([utterance.speaker], config)
         with accelerator.autocast():
-            output = model(wave)
-        reconstruction, terms = loss(output.wave, wave)
+            output = model(wave, None if speakers is None else speakers.to(accelerator.device))
+        reconstruction, terms = loss(output.prediction, wave)
         values = {"loss": reconstruction.mean(), **terms, "bottleneck": output.bottleneck.loss}
         values |= {name: value for name, value in output.bottleneck.metrics.items() if name != "perplexity"}
         for name, value in values.items():
@@ -122,7 +131,8 @@ def validate_autoencoder(
             counts += weight * count_codes(output.bottleneck.codes, codebook_size)
         if log is not None and number < EXAMPLES:
             log.audio(step, f"{utterance.id}/original", wave[0], config.sample_rate)
-            log.audio(step, f"{utterance.id}/decoded", output.wave[0], config.sample_rate)
+            kind = "decoded" if output.logits is None else "predicted"
+            log.audio(step, f"{utterance.id}/{kind}", output.wave[0], config.sample_rate)
     means = {name: float(sum_over_processes(total)) / len(utterances) for name, total in sums.items()}
     if "kl" in means:
         means["kl_bits_per_second"] = bits_per_second(means["kl"], config.frame_rate)
@@ -136,6 +146,41 @@ def validate_autoencoder(
         if log is not None:
             log.code_histogram(step, counts)
     return means
+
+
+def with_speakers(config: ExperimentConfig, train: Sequence[Utterance], valid: Sequence[Utterance]) -> ExperimentConfig:
+    """The config with the speakers of the training utterances, if its decoder is told who speaks and it names none.
+
+    Raises:
+        SpeakerError: an utterance has no speaker, or one that the decoder does not know.
+    """
+    decoder = config.decoder
+    if not isinstance(decoder, WaveNetDecoderConfig) or not decoder.speaker_dim:
+        return config
+    if not decoder.speakers:
+        names = sorted({utterance.speaker for utterance in train if utterance.speaker is not None})
+        decoder = decoder.model_copy(update={"speakers": names})
+        config = config.model_copy(update={"decoder": decoder})
+    for manifest, utterances in ((config.data.train, train), (config.data.valid, valid)):
+        for utterance in utterances:
+            place = f"{manifest}: utterance {utterance.id!r}"
+            if utterance.speaker is None:
+                raise SpeakerError(f"{place} has no speaker; prepare the data with them, or set decoder.speaker_dim=0")
+            try:
+                speaker_number(utterance.speaker, decoder.speakers)
+            except SpeakerError as error:
+                raise SpeakerError(
+                    f"{place}: {error}; to train and validate on the same speakers, divide the data by utterance "
+                    "(audiovq prepare --split-by utterance)"
+                ) from error
+    return config
+
+
+def speaker_numbers(names: Sequence[str | None], config: ExperimentConfig) -> Int[Tensor, " batch"] | None:
+    """The numbers of speakers, for a decoder that is told who speaks."""
+    if not config.speakers:
+        return None
+    return torch.tensor([speaker_number(name, config.speakers) for name in names])
 
 
 def check_same_run(output: Path, config: dict[str, Any]) -> None:

@@ -52,7 +52,7 @@ def process(rank: int, port: int, folder: Path, configs: dict[str, ExperimentCon
 
     def fit(accelerator, task, settings, config, output):
         progress = original(accelerator, task, settings, config, output)
-        first = next(task.batches(0))
+        first, *_ = next(task.batches(0))
         save_file({**task.model.state_dict(), "first batch": first}, output / f"rank-{rank}.safetensors")
         return progress
 

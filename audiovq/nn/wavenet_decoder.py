@@ -1,0 +1,105 @@
+"""The WaveNet decoder: p(waveform | latents, speaker), a sample after the other (van den Oord et al., 2017)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from audiovq.config import WaveNetDecoderConfig
+from audiovq.nn.conv import CausalConv1d, activate
+from audiovq.nn.jitter import jitter
+from audiovq.nn.stream import Stream
+from audiovq.nn.wavenet import CachedWaveNet, WaveNet
+
+
+class WaveNetDecoder(nn.Module):
+    """p(x_t | x_1 ... x_{t-1}, latents of the frames up to that of x_t, speaker) over the classes of a sample x_t.
+
+    A causal convolution over the latents conditions all layers of a `WaveNet`; what it gives for a frame is held for
+    the frame's `hop_length` samples. A speaker is an embedding, learned with the rest: the paper's one-hot vector
+    times a matrix of rank `speaker_dim`.
+
+    Args:
+        classes: number of classes of a sample.
+    """
+
+    def __init__(self, config: WaveNetDecoderConfig, latent_dim: int, hop_length: int, classes: int):
+        super().__init__()
+        self.hop_length, self.jitter = hop_length, config.jitter
+        self.condition = CausalConv1d(latent_dim, config.condition_channels, config.condition_kernel_size)
+        self.speakers = nn.Embedding(len(config.speakers), config.speaker_dim) if config.speakers else None
+        speaker_dim = config.speaker_dim if config.speakers else 0
+        self.network = WaveNet(config, 1, classes, config.condition_channels, speaker_dim)
+
+    def forward(
+        self,
+        latents: Float[Tensor, "batch dim frames"],
+        classes: Int[Tensor, "batch time"],
+        speaker: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch classes time"]:
+        """Logits of each sample, given the true samples before it: teacher forcing.
+
+        Args:
+            classes: of frames * hop_length samples.
+            speaker: numbers of the speakers in the config; for a decoder that is told who speaks.
+        """
+        if self.training and self.jitter:
+            latents = jitter(latents, self.jitter)
+        return self.network(classes[:, None], self.local(latents), self.embed(speaker)).squeeze(1)
+
+    def local(
+        self, latents: Float[Tensor, "batch dim frames"], stream: Stream | None = None
+    ) -> Float[Tensor, "batch channels frames"]:
+        """What the network is told about each frame."""
+        return activate(self.condition(latents, stream))
+
+    def embed(self, speaker: Int[Tensor, " batch"] | None) -> Float[Tensor, "batch channels"] | None:
+        """What the network is told about the speaker."""
+        if self.speakers is None:
+            return None
+        assert speaker is not None, "a decoder with speakers is told who speaks"
+        return self.speakers(speaker)
+
+
+class WaveNetSampler:
+    """Draws samples from a `WaveNetDecoder`; latents may come in pieces.
+
+    All that is random is one number a sample, drawn from `seed` on the CPU and the same for all items of a batch. So
+    an item depends on its latents, its speaker and the seed, and not on what else is in the batch, the pieces or the
+    device, up to rounding: where that carries one sample into the next class, the rest is another draw.
+
+    Shape:
+        each call: latents [B, D, F]; result, classes [B, F * hop_length].
+    """
+
+    def __init__(self, decoder: WaveNetDecoder, speaker: Int[Tensor, " batch"] | None = None, seed: int = 0):
+        self.decoder, self.speaker = decoder, speaker
+        self._generator = torch.Generator().manual_seed(seed)
+        self._stream = Stream()
+        self._cached: CachedWaveNet | None = None
+        self._classes: Tensor | None = None
+
+    @torch.inference_mode()
+    def __call__(self, latents: Float[Tensor, "batch dim frames"]) -> Int[Tensor, "batch time"]:
+        network = self.decoder.network
+        if self._cached is None or self._classes is None:
+            self._cached = CachedWaveNet(network, len(latents))
+            self._classes = self._cached.start()
+        speaker = self.decoder.embed(self.speaker)
+        samples = []
+        # Frame by frame, so that its length does not change how a piece is rounded.
+        for frame in latents.split(1, -1):
+            condition = network.conditions(self.decoder.local(frame, self._stream), speaker)
+            assert condition is not None
+            condition = condition[..., 0].contiguous()
+            for number in torch.rand(self.decoder.hop_length, generator=self._generator).to(latents.device):
+                self._classes = draw(self._cached.step(self._classes, condition), number)
+                samples.append(self._classes)
+        return torch.cat(samples, -1)
+
+
+def draw(logits: Float[Tensor, "batch streams classes"], number: Float[Tensor, ""]) -> Int[Tensor, "batch streams"]:
+    """The class at which the cumulative distribution passes a number from [0, 1)."""
+    cumulative = logits.softmax(-1).cumsum(-1)
+    return (cumulative <= number * cumulative[..., -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
