@@ -16,7 +16,14 @@ SPEECH = Path(__file__).parents[2] / "recipes" / "mini" / "data"
 
 def utterance(path: Path) -> Utterance:
     source = AudioSource.open(path)
-    return Utterance(path.stem, path.resolve(), source.duration, source.sample_rate, source.num_samples)
+    return Utterance(
+        path.stem,
+        path.resolve(),
+        source.duration,
+        source.sample_rate,
+        source.num_samples,
+        speaker=path.parent.name,
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +43,16 @@ def manifests(tmp_path_factory) -> tuple[Path, Path]:
     write_manifest(folder / "train.jsonl", short[:4])
     write_manifest(folder / "valid.jsonl", short[4:])
     return folder / "train.jsonl", folder / "valid.jsonl"
+
+
+@pytest.fixture
+def wavenet() -> dict[str, dict[str, Any]]:
+    """The sections of an experiment that give it a WaveNet decoder, told who speaks, with time jitter."""
+    small = {"layers": 3, "cycle": 3, "residual_channels": 6, "skip_channels": 6, "condition_channels": 4}
+    return {
+        "decoder": {"type": "wavenet", **small, "speaker_dim": 2, "jitter": 0.2},
+        "loss": {"mu_law": 1, "mel": 0, "stft": 0},
+    }
 
 
 @pytest.fixture

@@ -89,9 +89,10 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def configs(experiment) -> dict[str, ExperimentConfig]:
+def configs(experiment, wavenet) -> dict[str, ExperimentConfig]:
     options = {"steps": 6, "valid_every": 6, "valid_utterances": 1, "averaging_decay": 0.5}
-    return {update: experiment(bottleneck={"update": update}, training=options) for update in UPDATES}
+    configs = {update: experiment(bottleneck={"update": update}, training=options) for update in UPDATES}
+    return configs | {"wavenet": experiment(training=options, **wavenet)}
 
 
 @pytest.fixture
@@ -117,14 +118,14 @@ def trained(folder, configs) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("update", UPDATES)
-def test_weights_codebook_and_statistics_are_equal_on_both(trained, update):
-    ranks = [load_file(trained / update / f"rank-{rank}.safetensors") for rank in range(2)]
+@pytest.mark.parametrize("name", [*UPDATES, "wavenet"])
+def test_weights_codebook_and_statistics_are_equal_on_both(trained, name):
+    ranks = [load_file(trained / name / f"rank-{rank}.safetensors") for rank in range(2)]
     assert not torch.equal(ranks[0].pop("first batch"), ranks[1].pop("first batch"))
     assert {"bottleneck.codebook", "bottleneck.usage", "bottleneck.sums"} <= ranks[0].keys()
     assert [name for name in ranks[0] if not torch.equal(ranks[0][name], ranks[1][name])] == []
     assert bool(ranks[0]["bottleneck.initialized"])
-    lines = [json.loads(line) for line in (trained / update / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (trained / name / "metrics.jsonl").read_text().splitlines()]
     assert any(line.get("revived_codes") for line in lines), [line.get("revived_codes") for line in lines]
 
 
