@@ -93,12 +93,12 @@ class Autoencoder(nn.Module):
         return self.decoder(latents, stream).float()
 
     def start_decoding(
-        self, speaker: Int[Tensor, " batch"] | None = None, seed: int = 0
+        self, speaker: Int[Tensor, " #batch"] | None = None, seed: int = 0
     ) -> Callable[[Float[Tensor, "batch dim frames"]], Float[Tensor, "batch 1 time"]]:
         """A function that decodes latents piece by piece.
 
         Args:
-            speaker: numbers of the speakers in `decoder.speakers`, for a decoder that is told who speaks.
+            speaker: number of the speaker of each item, or of one for all, for a decoder that is told who speaks.
             seed: of what a WaveNet decoder draws; other decoders draw nothing.
         """
         if isinstance(self.decoder, WaveNetDecoder):

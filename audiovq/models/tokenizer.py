@@ -18,6 +18,7 @@ from audiovq.devices import choose_device, full_float32
 from audiovq.errors import AudioError, TokenError
 from audiovq.models import release
 from audiovq.models.autoencoder import Autoencoder
+from audiovq.models.speakers import name_some, speaker_number
 from audiovq.nn.stream import Stream
 
 CHUNK_SECONDS = 20.0
@@ -101,6 +102,11 @@ class AudioTokenizer:
         return self.frame_rate * self.num_codebooks * math.log2(max(self.codebook_size, 1))
 
     @property
+    def speakers(self) -> list[str]:
+        """The speakers whose voices the decoder knows; empty for a decoder that is not told who speaks."""
+        return self.config.speakers
+
+    @property
     def num_parameters(self) -> int:
         """Weights of encoder, bottleneck and decoder."""
         return sum(parameter.numel() for parameter in self.model.parameters())
@@ -119,6 +125,7 @@ class AudioTokenizer:
             "codes": f"{self.num_codebooks} x {self.codebook_size}" if self.num_codebooks else "none",
             "bitrate": f"{self.bitrate:g} bit/s" if self.num_codebooks else "none",
             "decoder": self.config.decoder.type,
+            **({"speakers": name_some(self.speakers)} if self.speakers else {}),
             "parameters": f"{self.num_parameters:,}",
             "weights sha256": self.weights_sha256,
         }
@@ -146,19 +153,27 @@ class AudioTokenizer:
         return torch.cat([stream(piece) for piece in self._pieces(self._prepare(wave, sample_rate))], dim=-1)
 
     def decode(
-        self, codes: Int[Tensor, "*shape books frames"] | np.ndarray, num_samples: int | None = None
+        self,
+        codes: Int[Tensor, "*shape books frames"] | np.ndarray,
+        num_samples: int | None = None,
+        *,
+        speaker: str | None = None,
+        seed: int = 0,
     ) -> Float[Tensor, "batch 1 time"]:
         """Waveforms [B, 1, T] of codes [Q, F] or [B, Q, F].
 
         Args:
             num_samples: length T of the result in samples; None gives F * hop_length.
+            speaker: who speaks; for a model with `speakers`, and one of them.
+            seed: of what a WaveNet decoder draws. An item depends on its codes, speaker and seed alone.
 
         Raises:
             TokenError: shape, type or range of the codes, or `num_samples`, do not fit the model.
+            SpeakerError: the model does not know the speaker, or has to be told one.
         """
         codes = self._check_codes(codes, num_samples)
         length = codes.shape[-1] * self.hop_length
-        wave = torch.cat(list(self._decoded_pieces(codes)), dim=-1)
+        wave = torch.cat(list(self._decoded_pieces(codes, speaker, seed)), dim=-1)
         return wave[..., : length if num_samples is None else num_samples]
 
     def encode_source(self, source: AudioSource) -> Int[Tensor, "1 books frames"]:
@@ -174,22 +189,30 @@ class AudioTokenizer:
         return torch.cat([stream(piece[None]) for piece in pieces], dim=-1)
 
     def decode_to_file(
-        self, codes: Int[Tensor, "books frames"] | np.ndarray, path: str | Path, num_samples: int | None = None
+        self,
+        codes: Int[Tensor, "books frames"] | np.ndarray,
+        path: str | Path,
+        num_samples: int | None = None,
+        *,
+        speaker: str | None = None,
+        seed: int = 0,
     ) -> None:
         """Decode codes [Q, F] into an audio file, piece by piece in bounded memory.
 
         Raises:
-            TokenError: as for `decode`.
+            TokenError, SpeakerError: as for `decode`.
         """
         checked = self._check_codes(codes, num_samples)
         left = checked.shape[-1] * self.hop_length if num_samples is None else num_samples
         with AudioWriter(path, self.sample_rate) as file:
-            for piece in self._decoded_pieces(checked):
+            for piece in self._decoded_pieces(checked, speaker, seed):
                 file.write(piece[0, :, :left])
                 left -= piece.shape[-1]
 
-    def _decoded_pieces(self, codes: Int[Tensor, "batch books frames"]) -> Iterator[Float[Tensor, "batch 1 piece"]]:
-        stream = StreamingDecoder(self)
+    def _decoded_pieces(
+        self, codes: Int[Tensor, "batch books frames"], speaker: str | None, seed: int
+    ) -> Iterator[Float[Tensor, "batch 1 piece"]]:
+        stream = StreamingDecoder(self, speaker, seed)
         for piece in codes.split(self._piece_frames(len(codes)), dim=-1):
             yield stream(piece)
 
@@ -198,22 +221,28 @@ class AudioTokenizer:
 
     @torch.inference_mode()
     def reconstruct(
-        self, wave: Float[Tensor, "*shape time"] | np.ndarray, sample_rate: int
+        self,
+        wave: Float[Tensor, "*shape time"] | np.ndarray,
+        sample_rate: int,
+        *,
+        speaker: str | None = None,
+        seed: int = 0,
     ) -> tuple[Float[Tensor, "batch 1 time"], Int[Tensor, "batch books frames"] | None]:
         """What the decoder makes of the bottleneck's output, and the codes; codes are None for a model without.
 
-        The waveform is at the model's rate, and as long as the input at that rate.
+        The waveform is at the model's rate, and as long as the input at that rate. `speaker` and `seed` are as for
+        `decode`.
         """
         wave = self._prepare(wave, sample_rate)
         if self.num_codebooks:
             codes = self.encode(wave, self.sample_rate)
-            return self.decode(codes, wave.shape[-1]), codes
-        down, up = Stream(), Stream()
+            return self.decode(codes, wave.shape[-1], speaker=speaker, seed=seed), codes
+        down, decode = Stream(), self.model.start_decoding(self.speaker_number(speaker), seed)
         with full_float32():
             pieces = []
             for piece in self._pieces(wave):
                 output = self.model.bottleneck(self.model.encode(piece.to(self.device), down))
-                pieces.append(self.model.decode(output.latents, up).cpu())
+                pieces.append(decode(output.latents).cpu())
         return torch.cat(pieces, dim=-1)[..., : wave.shape[-1]], None
 
     def _prepare(self, wave: Tensor | np.ndarray, sample_rate: int) -> Float[Tensor, "batch 1 time"]:
@@ -257,6 +286,16 @@ class AudioTokenizer:
             )
         return codes
 
+    def speaker_number(self, speaker: str | None) -> Int[Tensor, " 1"] | None:
+        """The number of a speaker as the decoder is told it; None for a model without speakers.
+
+        Raises:
+            SpeakerError: the model does not know the speaker, or has to be told one.
+        """
+        if speaker is None and not self.speakers:
+            return None
+        return torch.tensor([speaker_number(speaker, self.speakers)], device=self.device)
+
     def require_codes(self) -> None:
         """Raise `TokenError` if the model has no codes."""
         if not self.num_codebooks:
@@ -294,15 +333,16 @@ class StreamingEncoder:
 class StreamingDecoder:
     """Decodes codes that arrive in pieces; the waveform is that of all codes at once.
 
-    Each call takes codes [B, Q, F] and returns their F * hop_length samples [B, 1, T] on the CPU.
+    Each call takes codes [B, Q, F] and returns their F * hop_length samples [B, 1, T] on the CPU. `speaker` and `seed`
+    are as for `AudioTokenizer.decode`.
     """
 
-    def __init__(self, tokenizer: AudioTokenizer):
+    def __init__(self, tokenizer: AudioTokenizer, speaker: str | None = None, seed: int = 0):
         self.tokenizer = tokenizer
-        self._stream = Stream()
+        self._decode = tokenizer.model.start_decoding(tokenizer.speaker_number(speaker), seed)
 
     @torch.inference_mode()
     def __call__(self, codes: Int[Tensor, "batch books frames"]) -> Float[Tensor, "batch 1 time"]:
         model = self.tokenizer.model
         with full_float32():
-            return model.decode(model.bottleneck.decode(codes.to(self.tokenizer.device)), self._stream).cpu()
+            return self._decode(model.bottleneck.decode(codes.to(self.tokenizer.device))).cpu()

@@ -69,11 +69,14 @@ class WaveNetSampler:
     an item depends on its latents, its speaker and the seed, and not on what else is in the batch, the pieces or the
     device, up to rounding: where that carries one sample into the next class, the rest is another draw.
 
+    Args:
+        speaker: number of the speaker of each item, or of one for all.
+
     Shape:
         each call: latents [B, D, F]; result, classes [B, F * hop_length].
     """
 
-    def __init__(self, decoder: WaveNetDecoder, speaker: Int[Tensor, " batch"] | None = None, seed: int = 0):
+    def __init__(self, decoder: WaveNetDecoder, speaker: Int[Tensor, " #batch"] | None = None, seed: int = 0):
         self.decoder, self.speaker = decoder, speaker
         self._generator = torch.Generator().manual_seed(seed)
         self._stream = Stream()
@@ -87,6 +90,7 @@ class WaveNetSampler:
             self._cached = CachedWaveNet(network, len(latents))
             self._classes = self._cached.start()
         speaker = self.decoder.embed(self.speaker)
+        speaker = speaker.expand(len(latents), -1) if speaker is not None else None
         samples = []
         # Frame by frame, so that its length does not change how a piece is rounded.
         for frame in latents.split(1, -1):
