@@ -8,7 +8,7 @@ import os
 import pytest
 
 from audiovq.errors import OutputExistsError
-from audiovq.files import atomic_path, refuse_to_overwrite, write_json, write_text
+from audiovq.files import atomic_folder, atomic_path, refuse_to_overwrite, write_json, write_text
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):
@@ -77,3 +77,23 @@ def test_output_is_overwritten_only_by_force(tmp_path):
         refuse_to_overwrite(occupied, force=True)
         with pytest.raises(OutputExistsError, match=f"{occupied} exists already; .* --force"):
             refuse_to_overwrite(occupied, force=False)
+
+
+def test_a_folder_takes_its_place_whole(tmp_path):
+    for number in (1, 2):
+        with atomic_folder(tmp_path / "a/b") as folder:
+            (folder / "deep").mkdir()
+            (folder / f"deep/{number}.txt").write_text("x")
+            (folder / f"{number}.txt").write_text("x")
+            assert (tmp_path / "a/b").exists() == (number == 2)
+        found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+        assert found == {f"a/b/{number}.txt", f"a/b/deep/{number}.txt"}
+
+
+def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/old.txt").write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "a") as folder:
+        (folder / "new.txt").write_text("half")
+        raise KeyboardInterrupt
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["a", "a/old.txt"]
