@@ -224,6 +224,13 @@ def decode(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the wavs; folder trees are kept.")
     ],
+    speaker: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="For a model with speakers: who speaks.  [default: in a token data set, the utterance's own]",
+        ),
+    ] = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Overwrite wavs.")] = False,
 ) -> None:
@@ -236,12 +243,34 @@ def decode(
     files = [path for path in inputs if not (path / TOKENIZER).exists()]
     jobs = plan_files(files, output, ".wav", find_codes_files, force)
     tokenizer = AudioTokenizer.from_pretrained(model, device)
-    failures = decode_files(tokenizer, jobs)
+    failures = decode_files(tokenizer, jobs, speaker) if jobs else []
     total = len(jobs)
     for tokens in sets:
-        failures += decode_tokens(tokenizer, tokens, output, force)
+        failures += decode_tokens(tokenizer, tokens, output, force, speaker)
         total += len(tokens)
     _report_files(failures, total, output)
+
+
+@app.command()
+def convert(
+    model: Model,
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Audio files, or folders of them.")],
+    speaker: Annotated[str, typer.Option(metavar="ID", help="Whose voice to speak in, one of the model's speakers.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the wavs; folder trees are kept.")
+    ],
+    device: Device = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite wavs.")] = False,
+) -> None:
+    """Say the same in another voice.
+
+    Encodes audio files and decodes them as another speaker, with a model whose decoder is told who speaks.
+    """
+    from audiovq.models.tokenizer import AudioTokenizer
+    from audiovq.tokenization.files import convert_files, find_speech, plan_files
+
+    jobs = plan_files(inputs, output, ".wav", find_speech, force)
+    _report_files(convert_files(AudioTokenizer.from_pretrained(model, device), jobs, speaker), len(jobs), output)
 
 
 @app.command()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from audiovq.data.dataset import evenly_spread
-from audiovq.errors import AudioError
+from audiovq.errors import AudioError, SpeakerError
 from audiovq.evaluation.baselines import mean_spectrum, mean_spectrum_noise
 from audiovq.evaluation.metrics import (
     METRICS,
@@ -108,7 +108,9 @@ def evaluate(
 
     Raises:
         AudioError: none of the utterances can be read.
+        SpeakerError: the model is told who speaks, and does not know the speaker of an utterance.
     """
+    check_speakers(tokenizer, utterances)
     rate = tokenizer.sample_rate
     rejected: dict[str, str] = {}
     readable: list[Utterance] = []
@@ -121,7 +123,8 @@ def evaluate(
     scores, shown, counts = [], [], None
     for seed, utterance in enumerate(_progress(readable, "Evaluating")):
         original = utterance.source().read(rate)
-        decoded, codes = tokenizer.reconstruct(original, rate)
+        voice = utterance.speaker if tokenizer.speakers else None
+        decoded, codes = tokenizer.reconstruct(original, rate, speaker=voice)
         decoded = decoded[0].cpu()
         noise = mean_spectrum_noise(spectrum, original.shape[-1], seed)
         result = Scores(
@@ -138,6 +141,15 @@ def evaluate(
     statistics = None if counts is None else code_statistics(counts, tokenizer.frame_rate)
     model = {"name": model_name, **describe(tokenizer)}
     return Evaluation(model, data_name, scores, rejected, counts, statistics, shown)
+
+
+def check_speakers(tokenizer: AudioTokenizer, utterances: Iterable[Utterance]) -> None:
+    """Raise `SpeakerError` if a model with speakers does not know that of an utterance."""
+    for utterance in utterances if tokenizer.speakers else ():
+        try:
+            tokenizer.speaker_number(utterance.speaker)
+        except SpeakerError as error:
+            raise SpeakerError(f"utterance {utterance.id!r}: {error}") from error
 
 
 def describe(tokenizer: AudioTokenizer) -> dict[str, Any]:

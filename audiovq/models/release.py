@@ -153,6 +153,7 @@ def push(tokenizer: AudioTokenizer, hub_id: str, private: bool) -> str:
 
 def model_card(tokenizer: AudioTokenizer) -> str:
     """The README.md of a released model: what it is and how to use it, in the Hub's format."""
+    speaker = f', speaker="{tokenizer.speakers[0]}"' if tokenizer.speakers else ""
     table = "\n".join(f"| {name} | {value} |" for name, value in tokenizer.describe().items())
     return f"""---
 library_name: audiovq
@@ -173,6 +174,6 @@ import audiovq
 tokenizer = audiovq.AudioTokenizer.from_pretrained("path/to/this/folder")
 wave, sample_rate = audiovq.load_audio("speech.wav")
 codes = tokenizer.encode(wave, sample_rate)
-wave = tokenizer.decode(codes)
+wave = tokenizer.decode(codes{speaker})
 ```
 """

@@ -12,7 +12,7 @@ import numpy as np
 from audiovq.audio import AudioSource, find_audio_files
 from audiovq.data.codes_file import CodesFile, load_codes, save_codes
 from audiovq.data.tokens import TOKENIZER, TokenSet, require_same_model
-from audiovq.errors import AudioVQError, OutputExistsError, TokenError
+from audiovq.errors import AudioVQError, OutputExistsError, SpeakerError, TokenError
 from audiovq.files import refuse_to_overwrite
 from audiovq.models.tokenizer import AudioTokenizer
 
@@ -66,35 +66,67 @@ def encode_files(tokenizer: AudioTokenizer, jobs: Iterable[Job]) -> list[str]:
     return _each(jobs, encode, "Encoding")
 
 
-def decode_files(tokenizer: AudioTokenizer, jobs: Iterable[Job]) -> list[str]:
-    """Decode each job's codes file to a wav; returns what went wrong, a line for each file."""
+def decode_files(tokenizer: AudioTokenizer, jobs: Iterable[Job], speaker: str | None = None) -> list[str]:
+    """Decode each job's codes file to a wav; returns what went wrong, a line for each file.
+
+    Raises:
+        SpeakerError: the model does not know the speaker, or has to be told one.
+    """
+    tokenizer.speaker_number(speaker)
 
     def decode(job: Job) -> None:
         file = load_codes(job.source)
         require_same_model(file.weights_sha256, tokenizer, job.source)
         try:
-            tokenizer.decode_to_file(file.codes, job.target, file.num_samples)
+            tokenizer.decode_to_file(file.codes, job.target, file.num_samples, speaker=speaker)
         except TokenError as error:
             raise TokenError(f"{job.source}: {error}") from error
 
     return _each(jobs, decode, "Decoding")
 
 
-def decode_tokens(tokenizer: AudioTokenizer, tokens: TokenSet, output: Path, force: bool) -> list[str]:
+def convert_files(tokenizer: AudioTokenizer, jobs: Iterable[Job], speaker: str) -> list[str]:
+    """Say what each job's audio file says in the voice of a speaker; returns what went wrong, a line for each file.
+
+    Raises:
+        TokenError: the model has no codes.
+        SpeakerError: the model does not know the speaker.
+    """
+    tokenizer.require_codes()
+    tokenizer.speaker_number(speaker)
+
+    def convert(job: Job) -> None:
+        source = AudioSource.open(job.source)
+        samples = source.length_at(tokenizer.sample_rate)
+        tokenizer.decode_to_file(tokenizer.encode_source(source)[0], job.target, samples, speaker=speaker)
+
+    return _each(jobs, convert, "Converting")
+
+
+def decode_tokens(
+    tokenizer: AudioTokenizer, tokens: TokenSet, output: Path, force: bool, speaker: str | None = None
+) -> list[str]:
     """Decode every utterance of a token data set to `output`/utt_id.wav; returns what went wrong, a line for each.
+
+    Args:
+        speaker: who speaks, for a model with speakers; None: the utterance's own speaker.
 
     Raises:
         TokenError: the codes are another model's, or a shard is damaged.
+        SpeakerError: the model does not know the speaker.
         OutputExistsError: a file exists and `force` is not given.
     """
     tokens.require_model(tokenizer)
+    if speaker is not None:
+        tokenizer.speaker_number(speaker)
     failures = []
     for row in tokens:
         target = output / f"{row.utt_id}.wav"
         refuse_to_overwrite(target, force)
         try:
-            tokenizer.decode_to_file(row.codes, target, row.num_samples)
-        except TokenError as error:
+            voice = (speaker or row.speaker) if tokenizer.speakers else None
+            tokenizer.decode_to_file(row.codes, target, row.num_samples, speaker=voice)
+        except (TokenError, SpeakerError) as error:
             failures.append(f"{row.utt_id}: {error}")
     return failures
 

@@ -18,14 +18,15 @@ class NoisyTokenizer:
     codebook_size = 64
     num_parameters = 1000
     weights_sha256 = "ab" * 32
+    speakers = ()
 
     def __init__(self, num_codebooks: int = 2, noise: float = 0.003):
         self.num_codebooks = num_codebooks
         self.bitrate = 300.0 * num_codebooks
         self.noise = noise
 
-    def reconstruct(self, wave, sample_rate):
-        assert sample_rate == self.sample_rate
+    def reconstruct(self, wave, sample_rate, speaker=None):
+        assert (sample_rate, speaker) == (self.sample_rate, None)
         generator = torch.Generator().manual_seed(0)
         decoded = wave[None] + self.noise * torch.randn(wave.shape, generator=generator)
         frames = -(-wave.shape[-1] // self.hop_length)
