@@ -11,6 +11,8 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from audiovq.data.tokens import (
     TokenizerInfo,
@@ -204,6 +206,29 @@ def test_a_damaged_shard_is_refused_with_its_name(tmp_path):
     shard.write_bytes(b"")
     with pytest.raises(TokenError, match=r"part-0\.parquet"):
         _ = len(TokenSet(tmp_path))
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_a_shard_with_a_wrong_byte_is_an_error_in_one_line_or_still_right(tmp_path_factory, data):
+    folder = tmp_path_factory.getbasetemp() / "fuzz-shard"
+    folder.mkdir(exist_ok=True)
+    (shard,) = token_set(folder, rows(20)).shards
+    content = bytearray(shard.read_bytes())
+    where = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        del content[where:]
+    else:
+        content[where] = data.draw(st.integers(0, 255))
+    shard.write_bytes(bytes(content))
+    problem = ""
+    try:
+        found = [as_plain(row) for row in TokenSet(folder)]
+    except TokenError as error:
+        problem = str(error)
+    else:
+        assert found == [as_plain(row) for row in rows(20)]
+    assert "\n" not in problem
 
 
 def test_another_kind_of_table_is_refused(tmp_path):

@@ -61,7 +61,7 @@ def write_shard(path: str | Path, rows: Sequence[TokenRow]) -> None:
 
     with (
         atomic_path(path) as temporary,
-        pq.ParquetWriter(temporary, schema(), compression="zstd") as writer,
+        pq.ParquetWriter(temporary, schema(), compression="zstd", write_page_checksum=True) as writer,
     ):
         for group in _groups(rows):
             writer.write_table(_table(group))
@@ -111,11 +111,11 @@ def open_shard(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        found = ", ".join(f"{field.name} {field.type}" for field in file.schema_arrow)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(path, error) from error
     if not file.schema_arrow.equals(schema()):
-        found = ", ".join(f"{field.name} {field.type}" for field in file.schema_arrow)
         raise TokenError(f"{path}: is no token shard: expected columns {', '.join(schema().names)}, found {found}")
     return file
 
@@ -131,8 +131,11 @@ def read_columns(file: Any, path: Path, names: Sequence[str], group: int | None 
     try:
         # Without Arrow's threads: a row group is small, and a forked process has none of them.
         if group is None:
-            return file.read(columns=list(names), use_threads=False)
-        return file.read_row_group(group, columns=list(names), use_threads=False)
+            table = file.read(columns=list(names), use_threads=False)
+        else:
+            table = file.read_row_group(group, columns=list(names), use_threads=False)
+        table.validate(full=True)  # Text that is no UTF-8 would be found only when a row is taken.
+        return table
     except (pa.ArrowException, OSError) as error:
         raise _damaged(path, error) from error
 

@@ -1,0 +1,255 @@
+"""Looking over a token data set: is it whole, does it fit together, and are these the codes of the audio?"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from heapq import heappush, heappushpop
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from audiovq.audio import AudioSource
+from audiovq.data.manifest import Utterance
+from audiovq.data.tokens import TokenizerInfo, TokenRow, TokenSet
+from audiovq.data.tokens.shards import RowGroup, open_shard
+from audiovq.errors import AudioError, AudioVQError, TokenError
+from audiovq.files import sha256_of
+from audiovq.models.tokenizer import AudioTokenizer
+from audiovq.tokenization.commit import PLAN, SIDECARS
+from audiovq.tokenization.run import REJECTED
+
+TIES = 0.01
+"""Share of an utterance's frames that may differ when it is encoded again: on another device, or in a batch of another
+shape, rounding decides between codes that are equally near."""
+
+
+@dataclass
+class Verification:
+    """What was looked at, and what was found to be wrong, a line each."""
+
+    checked: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Content:
+    """What the rows of a set add up to."""
+
+    shards: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Utterances and frames that could be read of each shard, by its name without suffix."""
+    num_samples: dict[str, int] = field(default_factory=dict)
+    """Length of each utterance, by its id."""
+    sample: list[TokenRow] = field(default_factory=list)
+    """A few rows, to be encoded again."""
+
+
+def verify_tokens(
+    tokens: TokenSet,
+    manifest: Iterable[Utterance] | None = None,
+    tokenizer: AudioTokenizer | None = None,
+    sample: int = 10,
+) -> Verification:
+    """Check all rows, shards against their sidecars, ids against a manifest, and codes against the audio.
+
+    Args:
+        manifest: what was tokenized: each utterance is in the set or among the rejected.
+        tokenizer: encodes `sample` utterances again, the same ones each time.
+
+    Raises:
+        TokenError: the codes are another model's.
+    """
+    if tokenizer is not None:
+        tokens.require_model(tokenizer)
+    utterances = None if manifest is None else {utterance.id: utterance for utterance in manifest}
+    result = Verification()
+    content = _read_rows(tokens, sample, result)
+    _check_sidecars(tokens, content, result)
+    if utterances is not None:
+        _check_manifest(tokens, content, utterances, result)
+    if tokenizer is not None:
+        _encode_again(tokenizer, content.sample, utterances, result)
+    return result
+
+
+# --- rows ----------------------------------------------------------------------------------------------------
+
+
+def _read_rows(tokens: TokenSet, sample: int, result: Verification) -> Content:
+    content = Content()
+    chosen: list[tuple[int, int, TokenRow]] = []
+    number = count()
+    for shard in tokens.shards:
+        utterances = frames = 0
+        for row in _readable_rows(tokens, shard, result.problems):
+            utterances, frames = utterances + 1, frames + row.num_frames
+            seen = row.utt_id in content.num_samples
+            problems = [*_row_problems(tokens.info, row), *(["its id occurs a second time"] if seen else [])]
+            result.problems += [f"{shard}: utterance {row.utt_id!r}: {problem}" for problem in problems]
+            content.num_samples[row.utt_id] = row.num_samples
+            # Those whose ids have the largest checksums: spread over the set, and found in one pass.
+            item = (zlib.crc32(row.utt_id.encode()), next(number), row)
+            if len(chosen) < sample:
+                heappush(chosen, item)
+            elif sample:
+                heappushpop(chosen, item)
+        content.shards[shard.stem] = (utterances, frames)
+    content.sample = [row for _, _, row in sorted(chosen, key=lambda item: item[1])]
+    result.checked.append(f"{len(content.num_samples)} utterances in {len(tokens.shards)} shards: ids, lengths, codes")
+    return content
+
+
+def _readable_rows(tokens: TokenSet, shard: Path, problems: list[str]) -> Iterator[TokenRow]:
+    """The rows of a shard that can be read; those that cannot are problems."""
+    try:
+        file = open_shard(shard)
+    except TokenError as error:
+        problems.append(str(error))
+        return
+    for group in range(file.num_row_groups):
+        try:
+            rows = RowGroup(file, shard, group, tokens.info.num_codebooks)
+        except TokenError as error:
+            problems.append(str(error))
+            continue
+        for index in range(len(rows)):
+            try:
+                yield rows[index]
+            except TokenError as error:
+                problems.append(str(error))
+
+
+def _row_problems(info: TokenizerInfo, row: TokenRow) -> Iterator[str]:
+    if row.sample_rate != info.sample_rate:
+        yield f"expected a sample rate of {info.sample_rate} Hz, found {row.sample_rate}"
+    frames = -(-row.num_samples // info.hop_length)
+    if row.num_frames != frames or not frames:
+        yield f"expected {frames} frames, for {row.num_samples} samples, found {row.num_frames}"
+    if (highest := row.codes.max(initial=0)) >= info.codebook_size:
+        yield f"expected codes from 0 to {info.codebook_size - 1}, found {highest}"
+
+
+# --- sidecars ------------------------------------------------------------------------------------------------
+
+
+def _check_sidecars(tokens: TokenSet, content: Content, result: Verification) -> None:
+    """Compare shards with what their sidecars say, and the sidecars with the plan."""
+    folder = tokens.folder / SIDECARS
+    sidecars = {path.stem: path for path in sorted(folder.glob("[!.]*.json")) if path.name != PLAN}
+    for name in sorted(sidecars.keys() | {shard.stem for shard in tokens.shards}):
+        shard = tokens.folder / f"{name}.parquet"
+        if name not in sidecars:
+            result.problems.append(f"{shard}: has no sidecar {SIDECARS}/{name}.json; tokenize again")
+        elif not shard.exists():
+            result.problems.append(f"{shard}: is missing, but {sidecars[name]} is there; tokenize again")
+        else:
+            found = {
+                "shard_sha256": sha256_of(shard),
+                "weights_sha256": tokens.info.weights_sha256,
+                "utterances": content.shards[name][0],
+                "frames": content.shards[name][1],
+            }
+            result.problems += [f"{shard}: {problem}" for problem in _differences(sidecars[name], found)]
+    planned = _read_json(folder / PLAN, result.problems).get("units", 0)
+    if len(sidecars) < planned:
+        result.problems.append(f"{tokens.folder}: {planned - len(sidecars)} of {planned} shards are not there yet")
+    result.checked.append(f"{len(sidecars)} of {planned} sidecars: SHA-256, model, number of utterances and frames")
+
+
+def _differences(sidecar: Path, found: Mapping[str, Any]) -> Iterator[str]:
+    problems: list[str] = []
+    record = _read_json(sidecar, problems)
+    yield from problems
+    for name, value in found.items() if record else ():
+        if record.get(name) != value:
+            yield f"{name} is {value}, but {sidecar.name} says {record.get(name)}"
+
+
+def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(record, dict):
+            return record
+        problems.append(f"{path}: is damaged (expected an object)")
+    except (OSError, ValueError) as error:
+        problems.append(f"{path}: cannot be read ({error})")
+    return {}
+
+
+# --- manifest and audio --------------------------------------------------------------------------------------
+
+
+def _check_manifest(
+    tokens: TokenSet, content: Content, utterances: Mapping[str, Utterance], result: Verification
+) -> None:
+    """Each utterance of the manifest is in the set, as long as it should be, or rejected; and no others are."""
+    rejected = _rejected(tokens.folder / REJECTED, result.problems)
+    for utterance in utterances.values():
+        expected = -(-utterance.num_samples * tokens.info.sample_rate // utterance.sample_rate)
+        found = content.num_samples.get(utterance.id)
+        if found is None and utterance.id not in rejected:
+            result.problems.append(f"{utterance.id}: is in the manifest, but has neither codes nor been rejected")
+        elif found is not None and found != expected:
+            result.problems.append(
+                f"{utterance.id}: by the manifest it has {expected} samples at {tokens.info.sample_rate} Hz, "
+                f"its codes are those of {found}"
+            )
+    for name in content.num_samples.keys() - utterances.keys():
+        result.problems.append(f"{name}: has codes, but is not in the manifest")
+    for name in content.num_samples.keys() & rejected:
+        result.problems.append(f"{name}: has codes, but is listed in {REJECTED} too")
+    both = len(content.num_samples.keys() & utterances.keys())
+    result.checked.append(f"{both} of the manifest's {len(utterances)} utterances have codes, {len(rejected)} rejected")
+
+
+def _rejected(path: Path, problems: list[str]) -> set[str]:
+    try:
+        return {json.loads(line)["utt_id"] for line in path.read_text(encoding="utf-8").splitlines()}
+    except FileNotFoundError:
+        return set()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problems.append(f"{path}: cannot be read ({error})")
+        return set()
+
+
+def _encode_again(
+    tokenizer: AudioTokenizer,
+    rows: Iterable[TokenRow],
+    utterances: Mapping[str, Utterance] | None,
+    result: Verification,
+) -> None:
+    equal = frames = encoded = 0
+    for row in rows:
+        try:
+            source = _source(row, utterances)
+            codes = tokenizer.encode_source(source)[0].numpy()
+        except AudioVQError as error:
+            result.problems.append(f"{row.utt_id}: cannot be encoded again: {error}")
+            continue
+        same = int((codes == row.codes).all(axis=0).sum())
+        if same < (1 - TIES) * row.num_frames:
+            result.problems.append(
+                f"{row.utt_id}: encoded again, {row.num_frames - same} of {row.num_frames} frames are different"
+            )
+        encoded, equal, frames = encoded + 1, equal + same, frames + row.num_frames
+    result.checked.append(f"{encoded} utterances encoded again: {equal} of {frames} frames have the same codes")
+
+
+def _source(row: TokenRow, utterances: Mapping[str, Utterance] | None) -> AudioSource:
+    """The audio of a row; without a manifest its whole file.
+
+    Raises:
+        AudioError: the file cannot be used, or is longer or shorter than the codes say.
+    """
+    if utterances is not None and row.utt_id in utterances:
+        source = utterances[row.utt_id].source()
+    else:
+        source = AudioSource.open(Path(row.source))
+    if (found := source.length_at(row.sample_rate)) != row.num_samples:
+        raise AudioError(
+            f"{source.path}: has {found} samples at {row.sample_rate} Hz, the codes are those of {row.num_samples}; "
+            "if they are of a part of the file, name the manifest that says which"
+        )
+    return source
