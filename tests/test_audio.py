@@ -14,7 +14,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audiovq.audio import AudioSource, AudioWriter, find_audio_files, load_audio, log_mel, resample, save_audio
+from audiovq.audio import (
+    AudioSource,
+    AudioWriter,
+    find_audio_files,
+    load_audio,
+    log_mel,
+    mu_law_decode,
+    mu_law_encode,
+    resample,
+    save_audio,
+)
 from audiovq.errors import AudioError
 
 RATES = [8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000, 192000]
@@ -377,3 +387,23 @@ def test_audio_files_are_found_by_suffix_and_sorted(tmp_path):
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(AudioError, match="nowhere: is not a folder"):
         find_audio_files(tmp_path / "nowhere")
+
+
+# --- mu-law --------------------------------------------------------------------------------------------------
+
+
+def test_mu_law_keeps_samples_to_within_half_a_class():
+    wave = torch.linspace(-1.2, 1.2, 100001)
+    classes = mu_law_encode(wave)
+    assert classes.unique().tolist() == list(range(256))
+    assert (classes.diff() >= 0).all()
+    companded = (x := mu_law_decode(classes)).sign() * (255 * x.abs()).log1p() / np.log(256)
+    exact = wave.clamp(-1, 1)
+    exact = exact.sign() * (255 * exact.abs()).log1p() / np.log(256)
+    assert (companded - exact).abs().max() <= 1 / 255 + 1e-6
+
+
+def test_every_mu_law_class_is_that_of_its_own_amplitude():
+    classes = torch.arange(256)
+    assert torch.equal(mu_law_encode(mu_law_decode(classes)), classes)
+    assert mu_law_encode(torch.zeros(1)).item() == 128

@@ -180,6 +180,49 @@ def test_a_mistake_names_its_file_and_key(load, tmp_path, key, value, expected):
     assert expected in message
 
 
+WAVENET = ("decoder.type=wavenet", "loss.mu_law=1", "loss.mel=0", "loss.stft=0")
+
+
+def test_a_wavenet_decoder_is_trained_by_mu_law_alone(load):
+    config = load(*WAVENET)
+    assert (config.decoder.type, config.decoder.layers) == ("wavenet", 30)
+    assert config.speakers == []
+    assert load(*WAVENET, "decoder.speaker_dim=4", "decoder.speakers=[b, a]").speakers == ["b", "a"]
+    for overrides, zeros in (
+        (WAVENET[:1], ", mel: 0, stft: 0"),
+        (WAVENET[:3], ", stft: 0"),
+        (WAVENET[::3], ", mel: 0"),
+    ):
+        message = message_of(load, *overrides)
+        assert message.endswith(
+            f"conf.yaml: loss: decoder.type wavenet is trained by mu_law alone; set mu_law: 1{zeros}"
+        )
+
+
+def test_other_decoders_are_not_trained_by_mu_law(load):
+    expected = "loss.mu_law: is for decoder.type wavenet, found transposed; set mu_law: 0"
+    assert message_of(load, "loss.mu_law=1").endswith(expected)
+    assert "at least one of l1, l2, mel, stft and mu_law" in message_of(load, "loss.mel=0", "loss.stft=0")
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("decoder.speakers=[a]", "decoder: speakers need a speaker_dim of at least 1, found 0"),
+        ("decoder.jitter=0.6", "decoder.jitter: Input should be less than or equal to 0.5"),
+        ("decoder.speaker_dim=-1", "decoder.speaker_dim: Input should be greater than or equal to 0"),
+        ("decoder.speaker=[a]", "decoder.speaker: unknown key; did you mean 'speakers'?"),
+    ],
+)
+def test_mistakes_in_a_wavenet_decoder(load, override, expected):
+    assert expected in message_of(load, *WAVENET, override)
+
+
+def test_a_speaker_is_listed_once(load):
+    message = message_of(load, *WAVENET, "decoder.speaker_dim=4", "decoder.speakers=[a, b, a]")
+    assert "decoder: speakers: a name occurs twice" in message
+
+
 def test_what_is_missing_is_named(load):
     data = {name: value for name, value in EXPERIMENT.items() if name != "encoder"}
     assert "encoder: is required" in message_of(load, data=data)

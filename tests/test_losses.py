@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from audiovq.config import LossConfig
-from audiovq.losses import FLOOR, ReconstructionLoss, SpectralDistance
+from audiovq.losses import FLOOR, MuLawLoss, ReconstructionLoss, SpectralDistance, build_loss
 
 ZERO = {"l1": 0, "l2": 0, "mel": 0, "stft": 0}
 TERMS = ["l1", "l2", "mel", "stft"]
@@ -124,3 +124,34 @@ def test_terms_of_weight_zero_are_not_computed(pair, monkeypatch):
 def test_the_loss_has_nothing_to_train():
     loss = ReconstructionLoss(LossConfig(), 16000)
     assert list(loss.parameters()) == []
+
+
+# --- cross-entropy of mu-law samples -------------------------------------------------------------------------
+
+
+def test_mu_law_is_the_negative_log_probability_of_the_samples_classes(pair):
+    _, x = pair
+    x = 20 * x  # Some of it beyond 1.
+    logits = 3 * torch.randn(3, 256, x.shape[-1])
+    found, logged = build_loss(LossConfig(mu_law=2, mel=0, stft=0), 16000)(logits, x)
+    samples = x.squeeze(1).double().clamp(-1, 1).numpy()
+    companded = np.sign(samples) * np.log(1 + 255 * np.abs(samples)) / np.log(256)
+    classes = np.floor((companded + 1) / 2 * 255 + 0.5).astype(int)
+    assert classes.min() == 0
+    assert classes.max() == 255
+    unnormalised = logits.double().numpy()
+    log_p = unnormalised - np.log(np.exp(unnormalised).sum(1, keepdims=True))
+    nats = -np.take_along_axis(log_p, classes[:, None], axis=1).mean((1, 2))
+    # Rounding puts a sample here and there into the next class.
+    np.testing.assert_allclose(found, 2 * nats, rtol=1e-3)
+    assert float(logged["mu_law"]) == pytest.approx(nats.mean(), rel=1e-3)
+    assert logged.keys() == {"mu_law"}
+
+
+def test_mu_law_of_equal_logits_is_the_uniform_distribution_s(pair):
+    found, _ = MuLawLoss(LossConfig(mu_law=1))(torch.zeros(3, 256, 8000, dtype=torch.bfloat16), pair[1])
+    torch.testing.assert_close(found, torch.full((3,), float(np.log(256))))
+
+
+def test_other_weights_give_the_other_losses():
+    assert isinstance(build_loss(LossConfig(), 16000), ReconstructionLoss)

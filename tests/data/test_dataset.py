@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -163,3 +164,13 @@ def test_evenly_spread_keeps_order_and_covers_the_list(tmp_path, length, wanted)
     assert places[0] == 0
     gaps = np.diff([*places, length])
     assert gaps.max() - gaps.min() <= 1
+
+
+def test_speakers_are_those_of_the_crops(tmp_path):
+    utterances = [replace(make(tmp_path, name, 3000), speaker=speaker) for name, speaker in (("a", "x"), ("bb", None))]
+    wholes = {utterance.speaker: utterance.source().read(16000) for utterance in utterances}
+    sampler = CropSampler(utterances, 16000, 400, 12, seed=0)
+    speakers = sampler.speakers(3)
+    assert set(speakers) == {"x", None}
+    for crop, speaker in zip(sampler.batch(3), speakers, strict=True):
+        assert position(crop, wholes[speaker]) is not None
