@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 import audiovq
-from audiovq.errors import AudioVQError, Stopped
+from audiovq.errors import AudioVQError, Stopped, TokenError
 
 app = typer.Typer(
     name="audiovq",
@@ -231,23 +231,34 @@ def decode(
             help="For a model with speakers: who speaks.  [default: in a token data set, the utterance's own]",
         ),
     ] = None,
+    utt_ids: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ID",
+            help="Decode this utterance of a token data set; may be given many times. @FILE: the ids in a file, one "
+            "a line.  [default: all]",
+        ),
+    ] = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Overwrite wavs.")] = False,
 ) -> None:
     """Decode codes to wav files."""
     from audiovq.data.tokens import TOKENIZER, TokenSet
     from audiovq.models.tokenizer import AudioTokenizer
-    from audiovq.tokenization.files import decode_files, decode_tokens, find_codes_files, plan_files
+    from audiovq.tokenization.files import decode_files, decode_tokens, find_codes_files, plan_files, read_ids
 
     sets = [TokenSet(path) for path in inputs if (path / TOKENIZER).exists()]
     files = [path for path in inputs if not (path / TOKENIZER).exists()]
+    wanted = read_ids(utt_ids) if utt_ids else None
+    if wanted is not None and (files or len(sets) != 1):
+        raise TokenError("--utt-ids chooses from one token data set; name just one, and no codes files")
     jobs = plan_files(files, output, ".wav", find_codes_files, force)
     tokenizer = AudioTokenizer.from_pretrained(model, device)
     failures = decode_files(tokenizer, jobs, speaker) if jobs else []
     total = len(jobs)
     for tokens in sets:
-        failures += decode_tokens(tokenizer, tokens, output, force, speaker)
-        total += len(tokens)
+        failures += decode_tokens(tokenizer, tokens, output, force, speaker, wanted)
+        total += len(tokens) if wanted is None else len(set(wanted))
     _report_files(failures, total, output)
 
 

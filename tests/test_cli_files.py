@@ -13,6 +13,7 @@ import soundfile
 from audiovq.audio import AudioSource
 from audiovq.data.codes_file import load_codes
 from audiovq.data.tokens import TokenSet
+from audiovq.data.tokens.shards import RowGroup
 
 SPEECH = sorted((Path(__file__).parents[1] / "recipes" / "mini" / "data" / "allison").glob("*.ogg"))
 
@@ -125,6 +126,41 @@ def test_a_token_set_is_decoded_over_existing_files_only_with_force(run, model, 
     assert code == 2
     assert "exists already" in err
     assert run("decode", model, tmp_path / "tokens", "-o", tmp_path / "wavs", "--force")[0] == 0
+
+
+def test_chosen_utterances_are_decoded_and_no_others_read(run, model, tree, tmp_path, monkeypatch):
+    monkeypatch.setattr("audiovq.data.tokens.shards.GROUP_CODES", 1)  # A row group for each utterance.
+    tokens, wavs = tmp_path / "tokens", tmp_path / "wavs"
+    run("tokenize", model, tree, "-o", tokens)
+    run("decode", model, tokens, "-o", tmp_path / "all")
+    names = TokenSet(tokens).ids
+    assert len(names) == 3
+    read = []
+    original = RowGroup.__init__
+    monkeypatch.setattr(RowGroup, "__init__", lambda *given: read.append(given[3]) or original(*given))
+    code, out, err = run("decode", model, tokens, "-o", wavs, "--utt-ids", names[2])
+    assert (code, out, err) == (0, f"1 of 1 files written: {wavs}\n", "")
+    assert read == [2]
+    (tmp_path / "ids").write_text(f"{names[0]}\n{names[1]}\n")
+    assert run("decode", model, tokens, "-o", wavs, "--utt-ids", f"@{tmp_path / 'ids'}")[0] == 0
+    for name in names:
+        assert (wavs / f"{name}.wav").read_bytes() == (tmp_path / "all" / f"{name}.wav").read_bytes()
+
+
+def test_unknown_utterances_are_refused_before_any_is_decoded(run, model, tree, tmp_path):
+    tokens, wavs = tmp_path / "tokens", tmp_path / "wavs"
+    run("tokenize", model, tree, "-o", tokens)
+    known = ("--utt-ids", TokenSet(tokens).ids[0])
+    assert run("decode", model, tokens, "-o", wavs, *known, "--utt-ids", "x") == (
+        2,
+        "",
+        f"audiovq: {tokens}: holds no utterance 'x'\n",
+    )
+    code, _, err = run("decode", model, tokens, tokens, "-o", wavs, *known)
+    assert (code, err) == (2, "audiovq: --utt-ids chooses from one token data set; name just one, and no codes files\n")
+    code, _, err = run("decode", model, tokens, "-o", wavs, "--utt-ids", "@/missing")
+    assert (code, err) == (2, "audiovq: /missing: No such file or directory\n")
+    assert not wavs.exists()
 
 
 def test_inputs_that_would_become_the_same_file_are_refused(run, model, tmp_path):

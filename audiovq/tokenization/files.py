@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,31 +104,51 @@ def convert_files(tokenizer: AudioTokenizer, jobs: Iterable[Job], speaker: str) 
 
 
 def decode_tokens(
-    tokenizer: AudioTokenizer, tokens: TokenSet, output: Path, force: bool, speaker: str | None = None
+    tokenizer: AudioTokenizer,
+    tokens: TokenSet,
+    output: Path,
+    force: bool,
+    speaker: str | None = None,
+    utt_ids: Collection[str] | None = None,
 ) -> list[str]:
-    """Decode every utterance of a token data set to `output`/utt_id.wav; returns what went wrong, a line for each.
+    """Decode a token data set to `output`/utt_id.wav; returns what went wrong, a line for each utterance.
 
     Args:
         speaker: who speaks, for a model with speakers; None: the utterance's own speaker.
+        utt_ids: decode these only, and read no others; None: all.
 
     Raises:
-        TokenError: the codes are another model's, or a shard is damaged.
+        TokenError: the codes are another model's, a shard is damaged, or there is no utterance of such an id.
         SpeakerError: the model does not know the speaker.
         OutputExistsError: a file exists and `force` is not given.
     """
     tokens.require_model(tokenizer)
     if speaker is not None:
         tokenizer.speaker_number(speaker)
+    rows = tokens if utt_ids is None else (tokens[index] for index in tokens.find(utt_ids))
+    for utt_id in tokens.ids if utt_ids is None else utt_ids:
+        refuse_to_overwrite(output / f"{utt_id}.wav", force)
     failures = []
-    for row in tokens:
+    for row in rows:
         target = output / f"{row.utt_id}.wav"
-        refuse_to_overwrite(target, force)
         try:
             voice = (speaker or row.speaker) if tokenizer.speakers else None
             tokenizer.decode_to_file(row.codes, target, row.num_samples, speaker=voice)
         except (TokenError, SpeakerError) as error:
             failures.append(f"{row.utt_id}: {error}")
     return failures
+
+
+def read_ids(given: Iterable[str]) -> list[str]:
+    """Utterance ids; `@FILE` stands for those in a file, one a line."""
+    ids: list[str] = []
+    for item in given:
+        if item.startswith("@"):
+            text = Path(item[1:]).read_text(encoding="utf-8", errors="replace")
+            ids += [line for line in text.splitlines() if line]
+        else:
+            ids.append(item)
+    return ids
 
 
 def find_codes_files(folder: Path) -> list[Path]:
