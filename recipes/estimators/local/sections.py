@@ -151,7 +151,7 @@ def _textbook() -> Section:
 def _conditions(results: Results) -> Section:
     facts = results["conditions"]
     rows = [[name.replace("_", " "), str(value)] for name, value in facts.items()]
-    return Section("Conditions", [], Table(["", "value"], rows, words=1))
+    return Section("Conditions", ["Made by `recipes/estimators/run.sh`."], Table(["", "value"], rows, words=1))
 
 
 def _ceiling(results: Results) -> str:
