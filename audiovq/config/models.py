@@ -101,8 +101,10 @@ class WaveNetDecoderConfig(WaveNetConfig):
     type: Literal["wavenet"] = "wavenet"
     layers: PositiveInt = 30
     """Number of dilated convolutions."""
-    residual_channels: PositiveInt = 128
+    residual_channels: PositiveInt = 64
     """Channels that pass from layer to layer; a layer has as many gated units."""
+    skip_channels: PositiveInt = 128
+    """Channels of the sum over layers from which the output is computed."""
     condition_channels: PositiveInt = 128
     """Channels of the convolution over the latents whose output conditions all layers."""
     condition_kernel_size: PositiveInt = 3
