@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 import audiovq
+from audiovq import cli_tokens
 from audiovq.errors import AudioVQError, Stopped, TokenError
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+app.add_typer(cli_tokens.app, name="tokens")
 
 
 Model = Annotated[

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 SHOWN_SPEAKERS = 20
 """Speakers in the table and by name in the picture, those with most audio."""
+PICTURES = (".png", ".svg", ".pdf")
 STYLE: dict[Any, Any] = {
     "font.size": 9,
     "text.parse_math": False,  # Speakers and folders are named as they like.
@@ -174,20 +175,24 @@ def _name(speaker: str | None) -> str:
 # --- picture -------------------------------------------------------------------------------------------------
 
 
+def require_picture(path: str | Path) -> None:
+    """Raise `TokenError` unless `draw_statistics` can write a file of this name."""
+    if Path(path).suffix not in PICTURES:
+        raise TokenError(f"{path}: expected the name of a picture, which ends in {', '.join(PICTURES)}")
+
+
 def draw_statistics(statistics: TokenStatistics, path: str | Path) -> None:
-    """Draw use of the codes, audio of each speaker and perplexity of each speaker, in a format named by the suffix.
+    """Draw use of the codes, audio of each speaker and perplexity of each speaker.
 
     Raises:
-        TokenError: matplotlib writes no files with this suffix.
+        TokenError: the name is not that of a picture.
     """
+    require_picture(path)
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
         figure = Figure(figsize=(11, 3.6), layout="constrained")
-        formats = figure.canvas.get_supported_filetypes()
-        if Path(path).suffix[1:] not in formats:
-            raise TokenError(f"{path}: is no picture; take a name that ends in .{', .'.join(sorted(formats))}")
         figure.suptitle(_title(statistics), fontsize=9)
         use, audio, perplexity = figure.subplots(1, 3)
         _draw_code_use(use, statistics)

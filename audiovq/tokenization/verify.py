@@ -97,8 +97,13 @@ def _read_rows(tokens: TokenSet, sample: int, result: Verification) -> Content:
                 heappushpop(chosen, item)
         content.shards[shard.stem] = (utterances, frames)
     content.sample = [row for _, _, row in sorted(chosen, key=lambda item: item[1])]
-    result.checked.append(f"{len(content.num_samples)} utterances in {len(tokens.shards)} shards: ids, lengths, codes")
+    counted = f"{_count(len(content.num_samples), 'utterance')} in {_count(len(tokens.shards), 'shard')}"
+    result.checked.append(f"{counted}: ids, lengths, codes")
     return content
+
+
+def _count(number: int, name: str) -> str:
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
 def _readable_rows(tokens: TokenSet, shard: Path, problems: list[str]) -> Iterator[TokenRow]:
@@ -137,6 +142,9 @@ def _row_problems(info: TokenizerInfo, row: TokenRow) -> Iterator[str]:
 def _check_sidecars(tokens: TokenSet, content: Content, result: Verification) -> None:
     """Compare shards with what their sidecars say, and the sidecars with the plan."""
     folder = tokens.folder / SIDECARS
+    if not folder.exists():
+        result.problems.append(f"{folder}: is missing; whether shards are as they were written cannot be told")
+        return
     sidecars = {path.stem: path for path in sorted(folder.glob("[!.]*.json")) if path.name != PLAN}
     for name in sorted(sidecars.keys() | {shard.stem for shard in tokens.shards}):
         shard = tokens.folder / f"{name}.parquet"
@@ -154,8 +162,10 @@ def _check_sidecars(tokens: TokenSet, content: Content, result: Verification) ->
             result.problems += [f"{shard}: {problem}" for problem in _differences(sidecars[name], found)]
     planned = _read_json(folder / PLAN, result.problems).get("units", 0)
     if len(sidecars) < planned:
-        result.problems.append(f"{tokens.folder}: {planned - len(sidecars)} of {planned} shards are not there yet")
-    result.checked.append(f"{len(sidecars)} of {planned} sidecars: SHA-256, model, number of utterances and frames")
+        result.problems.append(
+            f"{tokens.folder}: {len(sidecars)} of {_count(planned, 'planned shard')} are there; tokenize again"
+        )
+    result.checked.append(f"{_count(len(sidecars), 'sidecar')}: SHA-256, model, numbers of utterances and frames")
 
 
 def _differences(sidecar: Path, found: Mapping[str, Any]) -> Iterator[str]:
@@ -201,7 +211,8 @@ def _check_manifest(
     for name in content.num_samples.keys() & rejected:
         result.problems.append(f"{name}: has codes, but is listed in {REJECTED} too")
     both = len(content.num_samples.keys() & utterances.keys())
-    result.checked.append(f"{both} of the manifest's {len(utterances)} utterances have codes, {len(rejected)} rejected")
+    listed = _count(len(utterances), "utterance")
+    result.checked.append(f"{listed} of the manifest: {both} in the set, {len(rejected)} rejected")
 
 
 def _rejected(path: Path, problems: list[str]) -> set[str]:
@@ -234,7 +245,7 @@ def _encode_again(
                 f"{row.utt_id}: encoded again, {row.num_frames - same} of {row.num_frames} frames are different"
             )
         encoded, equal, frames = encoded + 1, equal + same, frames + row.num_frames
-    result.checked.append(f"{encoded} utterances encoded again: {equal} of {frames} frames have the same codes")
+    result.checked.append(f"{_count(encoded, 'utterance')} encoded again: {equal} of {frames} frames are the same")
 
 
 def _source(row: TokenRow, utterances: Mapping[str, Utterance] | None) -> AudioSource:

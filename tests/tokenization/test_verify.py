@@ -56,9 +56,9 @@ def test_a_good_set_has_no_problems_and_says_what_was_checked(tokenizer, utteran
     assert result.problems == []
     frames = [row.num_frames for row in TokenSet(folder)]
     rows, sidecars, manifest, audio = result.checked
-    assert rows == "6 utterances in 1 shards: ids, lengths, codes"
-    assert sidecars.startswith("1 of 1 sidecars: SHA-256")
-    assert manifest == "6 of the manifest's 6 utterances have codes, 0 rejected"
+    assert rows == "6 utterances in 1 shard: ids, lengths, codes"
+    assert sidecars.startswith("1 sidecar: SHA-256")
+    assert manifest == "6 utterances of the manifest: 6 in the set, 0 rejected"
     assert audio.startswith("4 utterances encoded again: ")
     assert min(frames) * 4 < int(audio.split()[4]) < sum(frames)
     assert len(verify_tokens(TokenSet(folder)).checked) == 2
@@ -117,12 +117,17 @@ def test_shards_and_sidecars_come_in_pairs(folder):
     assert found == [
         f"{folder / 'lost.parquet'}: is missing, but {folder / '_units/lost.json'} is there; tokenize again",
         f"{folder / 'stray.parquet'}: has no sidecar _units/stray.json; tokenize again",
-        f"{folder}: 2 of 4 shards are not there yet",
+        f"{folder}: 2 of 4 planned shards are there; tokenize again",
     ]
     sidecar.write_text("half")
     plan.unlink()
     found = [line for line in problems(folder) if "cannot be read" in line]
     assert [line.split(":")[0] for line in found] == [str(shard), str(plan)]
+    shutil.rmtree(folder / "_units")
+    (folder / "stray.parquet").unlink()
+    assert problems(folder) == [
+        f"{folder / '_units'}: is missing; whether shards are as they were written cannot be told"
+    ]
 
 
 def test_a_shard_that_cannot_be_read_is_one_problem_of_many(folder):
