@@ -325,6 +325,7 @@ def test_vctk_from_end_to_end(vctk, tmp_path):
     check_experiment(exp, {split: exp / "codes" / split for split in ("train", "dev", "test")})
 
     utterances = [item for split in ("train", "dev", "test") for item in read_manifest(exp / f"data/{split}.jsonl.gz")]
+    assert "the decoder of this model is not told who speaks: nothing to convert" in done.stdout
     assert {item.speaker for item in utterances} == set(VOICES)
     assert len(utterances) == 2 * len(VOICES)
     assert all(item.path.name.endswith("_mic1.flac") for item in utterances)
@@ -333,7 +334,27 @@ def test_vctk_from_end_to_end(vctk, tmp_path):
 
     again = bash(*command)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("done already") == 6
+    assert again.stdout.count("done already") == 7
+
+
+WAVENET = (
+    "sample_rate=4000 decoder.layers=2 decoder.residual_channels=4 decoder.skip_channels=4 decoder.condition_channels=4"
+)
+
+
+@pytest.mark.slow
+def test_vctk_with_a_wavenet_decoder_converts_to_other_voices(vctk, tmp_path):
+    exp = tmp_path / "exp"
+    options = ["--config", RECIPES / "vctk/conf/vqvae_wavenet.yaml", "--split-by", "utterance", "--exp", exp]
+    options += ["--overrides", f"{FEW_STEPS} {WAVENET}", "--device", "cpu", "--voices", "p225 p315"]
+    for stages in (["--stop-stage", "2"], ["--stage", "6"]):
+        done = bash(RECIPES / "vctk/run.sh", "--corpus-dir", vctk, *options, *stages)
+        assert done.returncode == 0, done.stdout + done.stderr
+    (utterance,) = read_manifest(exp / "data/test.jsonl.gz")
+    length = utterance.source().length_at(4000)
+    converted = sorted((exp / "converted").rglob("*.wav"))
+    assert [path.parent.name for path in converted] == ["p225", "p315"]
+    assert [(path.stem, soundfile.info(path).frames) for path in converted] == [(utterance.path.stem, length)] * 2
 
 
 @pytest.mark.slow

@@ -8,12 +8,16 @@
 #   --config FILE      configuration of model and training       (default: conf/vqvae_base.yaml, beside this script)
 #   --overrides "..."  changes to it, as in "training.steps=200 bottleneck.codebook_size=256"
 #   --exp DIR          folder for everything that is made        (default: exp/CONFIG, beside this script)
+#   --split-by WHAT    speaker: train, dev and test share no speaker (default). utterance: they do, as a decoder needs
+#                      that is told who speaks (conf/vqvae_wavenet.yaml)
+#   --limit N          decode and evaluate N utterances of the test split (default: all); a WaveNet decoder is slow
+#   --voices "..."     speakers as whom stage convert speaks     (default: two of the model's)
 #   --num-gpus N       processes that train together, a GPU each (default: 1)
 #   --device NAME      cpu, cuda, ... to train and to run on     (default: auto)
 #   --stage N          start at stage N, even if it is done      (default: the first stage that is not done)
-#   --stop-stage N     stop after stage N                        (default: 5)
+#   --stop-stage N     stop after stage N                        (default: 6)
 #
-# stages: 0 download, 1 prepare, 2 train, 3 tokenize, 4 decode, 5 evaluate
+# stages: 0 download, 1 prepare, 2 train, 3 tokenize, 4 decode, 5 evaluate, 6 convert
 
 # shellcheck source-path=SCRIPTDIR
 
@@ -26,13 +30,19 @@ corpus_dir=
 config=$recipe/conf/vqvae_base.yaml
 overrides=
 exp=
+split_by=speaker
+limit=
+voices=
 num_gpus=1
 device=auto
 stage=
 stop_stage=
-parse_options corpus_dir config overrides exp num_gpus device stage stop_stage -- "$@"
+parse_options corpus_dir config overrides exp split_by limit voices num_gpus device stage stop_stage -- "$@"
 [[ -n $corpus_dir ]] || fail "--corpus-dir: is required, the folder of the corpus or where to download it to"
 [[ -f $config ]] || fail "--config $config: no such file"
+[[ $split_by == speaker || $split_by == utterance ]] ||
+  fail "--split-by $split_by: expected speaker or utterance"
+[[ -z $limit || $limit =~ ^[1-9][0-9]*$ ]] || fail "--limit $limit: expected a number from 1 on"
 [[ $num_gpus =~ ^[1-9][0-9]*$ ]] || fail "--num-gpus $num_gpus: expected a number from 1 on"
 config_name=${config##*/}
 exp=${exp:-$recipe/exp/${config_name%.yaml}}
@@ -46,7 +56,7 @@ download() {
 }
 
 prepare() {
-  audiovq prepare vctk "$corpus_dir" --output "$exp/data" --force
+  audiovq prepare vctk "$corpus_dir" --split-by "$split_by" --output "$exp/data" --force
 }
 
 train() {
@@ -69,17 +79,38 @@ tokenize() {
 }
 
 decode() {
-  audiovq decode "$exp/release" "$exp/codes/test" --output "$exp/wavs" --device "$device" --force
+  if [[ -n $limit ]]; then
+    python "$recipe/local/choose.py" ids "$exp/data/test.jsonl.gz" "$limit" >"$exp/decoded"
+  fi
+  audiovq decode "$exp/release" "$exp/codes/test" ${limit:+--utt-ids "@$exp/decoded"} --output "$exp/wavs" \
+    --device "$device" --force
 }
 
 evaluate() {
-  audiovq evaluate "$exp/release" "$exp/data/test.jsonl.gz" --output "$exp/evaluation" --device "$device" --force
+  audiovq evaluate "$exp/release" "$exp/data/test.jsonl.gz" ${limit:+--limit "$limit"} --output "$exp/evaluation" \
+    --device "$device" --force
+}
+
+convert() {
+  local files=() path voice
+  voices=${voices:-$(python "$recipe/local/choose.py" speakers "$exp/release" 2)}
+  if [[ -z $voices ]]; then
+    log "the decoder of this model is not told who speaks: nothing to convert"
+    return
+  fi
+  while IFS= read -r path; do
+    files+=("$path")
+  done < <(python "$recipe/local/choose.py" paths "$exp/data/test.jsonl.gz" 4)
+  for voice in $voices; do
+    audiovq convert "$exp/release" "${files[@]}" --speaker "$voice" --output "$exp/converted/$voice" \
+      --device "$device" --force
+  done
 }
 
 mkdir -p "$exp"
 exp=$(cd "$exp" && pwd)
-settings="corpus $corpus_dir config $(cksum <"$config") overrides $overrides"
-run_stages 0 download prepare train tokenize decode evaluate
+settings="corpus $corpus_dir config $(cksum <"$config") overrides $overrides split-by $split_by"
+run_stages 0 download prepare train tokenize decode evaluate convert
 
 if [[ -f $exp/.done/evaluate ]]; then
   cat <<END

@@ -1,0 +1,26 @@
+"""What some stages of run.sh work on, a line each and evenly spread over all.
+
+usage: choose.py ids|paths MANIFEST COUNT
+       choose.py speakers MODEL COUNT
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from audiovq.data.dataset import evenly_spread
+from audiovq.data.manifest import read_manifest
+from audiovq.models.release import read_config
+
+
+def names(kind: str, source: Path) -> list[str]:
+    """Ids or paths of a manifest's utterances, or the speakers that a model knows."""
+    if kind == "speakers":
+        return read_config(source).speakers
+    return [utterance.id if kind == "ids" else str(utterance.path) for utterance in read_manifest(source)]
+
+
+if __name__ == "__main__":
+    kind, source, count = sys.argv[1:]
+    print(*evenly_spread(names(kind, Path(source)), int(count)), sep="\n")
