@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from audiovq.config import WaveNetConfig
 from audiovq.nn.conv import CausalConv1d
+from audiovq.nn.sampling import Stepper
 
 
 class WaveNet(nn.Module):
@@ -112,7 +113,7 @@ def gate(x: Tensor, dim: int) -> Tensor:
     return signal.tanh() * opening.sigmoid()
 
 
-class CachedWaveNet:
+class CachedWaveNet(Stepper):
     """The network one step at a time: each layer keeps what it will need again in a ring buffer.
 
     A step costs the same however long the sequence is, and gives the logits of `WaveNet.forward` at that step.
