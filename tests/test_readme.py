@@ -14,9 +14,15 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = [
     *("training.steps=2", "training.valid_every=2", "training.valid_utterances=1"),
-    *("data.batch_size=2", "encoder.channels=[2,2,4,4,8]", "decoder.dim=8", "decoder.layers=1"),
-    *("bottleneck.codebook_size=16", "latent_dim=4"),
+    *("data.batch_size=2", "bottleneck.codebook_size=16", "latent_dim=4", "decoder.layers=1"),
 ]
+SMALL_OF = {
+    "mini.yaml": ["encoder.channels=[2,2,4,4,8]", "decoder.dim=8"],
+    "vqvae_wavenet.yaml": [
+        *("sample_rate=4000", "decoder.residual_channels=4", "decoder.skip_channels=4"),
+        "training.precision=fp32",  # Accelerate keeps the precision of the first run for the whole process.
+    ],
+}
 
 
 def blocks(language: str) -> list[str]:
@@ -41,9 +47,9 @@ def test_the_readme_works_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
 
     listed = commands("audiovq")
-    assert {"prepare", "train", "evaluate", "tokenize", "encode", "decode", "info"} <= {words[0] for words in listed}
+    assert {"prepare", "train", "evaluate", "tokenize", "encode", "decode", "convert", "info"} <= {words[0] for words in listed}
     for words in listed:
-        small = SMALL if words[0] == "train" else []
+        small = [*SMALL, *SMALL_OF[Path(words[1]).name]] if words[0] == "train" else []
         code, _, err = run(*words, *small)
         assert code == 0, f"audiovq {shlex.join(words)}: {err}"
 
