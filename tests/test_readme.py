@@ -47,7 +47,9 @@ def test_the_readme_works_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
 
     listed = commands("audiovq")
-    assert {"prepare", "train", "evaluate", "tokenize", "encode", "decode", "convert", "info"} <= {words[0] for words in listed}
+    assert {"prepare", "train", "evaluate", "tokenize", "encode", "decode", "convert", "info"} <= {
+        words[0] for words in listed
+    }
     for words in listed:
         small = [*SMALL, *SMALL_OF[Path(words[1]).name]] if words[0] == "train" else []
         code, _, err = run(*words, *small)

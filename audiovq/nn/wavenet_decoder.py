@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from audiovq.config import WaveNetDecoderConfig
 from audiovq.nn.conv import CausalConv1d, activate
 from audiovq.nn.jitter import jitter
+from audiovq.nn.sampling import Stepper
 from audiovq.nn.stream import Stream
 from audiovq.nn.wavenet import CachedWaveNet, WaveNet
 
@@ -80,15 +81,15 @@ class WaveNetSampler:
         self.decoder, self.speaker = decoder, speaker
         self._generator = torch.Generator().manual_seed(seed)
         self._stream = Stream()
-        self._cached: CachedWaveNet | None = None
-        self._classes: Tensor | None = None
+        self._stepper: Stepper | None = None
+        self._last: Tensor | None = None
 
     @torch.inference_mode()
     def __call__(self, latents: Float[Tensor, "batch dim frames"]) -> Int[Tensor, "batch time"]:
         network = self.decoder.network
-        if self._cached is None or self._classes is None:
-            self._cached = CachedWaveNet(network, len(latents))
-            self._classes = self._cached.start()
+        if self._stepper is None or self._last is None:
+            self._stepper = CachedWaveNet(network, len(latents))
+            self._last = self._stepper.start()
         speaker = self.decoder.embed(self.speaker)
         speaker = speaker.expand(len(latents), -1) if speaker is not None else None
         samples = []
@@ -96,14 +97,7 @@ class WaveNetSampler:
         for frame in latents.split(1, -1):
             condition = network.conditions(self.decoder.local(frame, self._stream), speaker)
             assert condition is not None
-            condition = condition[..., 0].contiguous()
-            for number in torch.rand(self.decoder.hop_length, generator=self._generator).to(latents.device):
-                self._classes = draw(self._cached.step(self._classes, condition), number)
-                samples.append(self._classes)
-        return torch.cat(samples, -1)
-
-
-def draw(logits: Float[Tensor, "batch streams classes"], number: Float[Tensor, ""]) -> Int[Tensor, "batch streams"]:
-    """The class at which the cumulative distribution passes a number from [0, 1)."""
-    cumulative = logits.softmax(-1).cumsum(-1)
-    return (cumulative <= number * cumulative[..., -1:]).sum(-1).clamp(max=logits.shape[-1] - 1)
+            uniforms = torch.rand(1, 1, self.decoder.hop_length, generator=self._generator)
+            samples.append(self._stepper.generate(self._last, uniforms, condition[..., 0].contiguous()))
+            self._last = samples[-1][..., -1]
+        return torch.cat(samples, -1).squeeze(1)
