@@ -77,17 +77,18 @@ class WaveNetSampler:
         each call: latents [B, D, F]; result, classes [B, F * hop_length].
     """
 
+    _last: Tensor
+
     def __init__(self, decoder: WaveNetDecoder, speaker: Int[Tensor, " #batch"] | None = None, seed: int = 0):
         self.decoder, self.speaker = decoder, speaker
         self._generator = torch.Generator().manual_seed(seed)
         self._stream = Stream()
-        self._stepper: Stepper | None = None
-        self._last: Tensor | None = None
+        self._stepper: Stepper | None = None  # Made when the first piece tells the size of the batch.
 
     @torch.inference_mode()
     def __call__(self, latents: Float[Tensor, "batch dim frames"]) -> Int[Tensor, "batch time"]:
         network = self.decoder.network
-        if self._stepper is None or self._last is None:
+        if self._stepper is None:
             self._stepper = CachedWaveNet(network, len(latents))
             self._last = self._stepper.start()
         speaker = self.decoder.embed(self.speaker)
