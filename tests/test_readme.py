@@ -55,11 +55,13 @@ def test_the_readme_works_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
         code, _, err = run(*words, *small)
         assert code == 0, f"audiovq {shlex.join(words)}: {err}"
 
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     names: dict[str, object] = {}
     for block in blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
     assert names["codes"].ndim == 3  # type: ignore[attr-defined]
-    assert len(names["table"]) == 1  # type: ignore[arg-type]
+    for table in ("dataset", "table", "pandas_frame", "polars_frame", "hugging_face"):
+        assert len(names[table]) == 1, table  # type: ignore[arg-type]
 
 
 def test_make_targets_of_the_readme_exist():
