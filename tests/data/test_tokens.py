@@ -24,6 +24,7 @@ from audiovq.data.tokens import (
     write_shard,
     write_tokenizer_info,
 )
+from audiovq.data.tokens import token_set as token_set_module
 from audiovq.errors import TokenError
 
 HASH = "ab" * 32
@@ -72,11 +73,16 @@ def small_groups(monkeypatch):
     monkeypatch.setattr(shards, "GROUP_CODES", 20)
 
 
-def test_rows_columns_and_ids_are_read_at_random(tmp_path, small_groups):
+@pytest.mark.parametrize("kept", [1, 4])
+def test_rows_columns_and_ids_are_read_at_random(tmp_path, small_groups, monkeypatch, kept):
+    monkeypatch.setattr(token_set_module, "OPEN_SHARDS", kept)
+    monkeypatch.setattr(token_set_module, "KEPT_GROUPS", kept)
     written = rows(12)
     tokens = token_set(tmp_path, written[:5], [], written[5:])
-    for index in [7, 0, 11, 4, 5, *range(11, -1, -1), -1, -12]:
+    for index in [7, 0, 11, 4, 5, *range(11, -1, -1), -1, -12, *np.arange(12)]:
         assert as_plain(tokens[index]) == as_plain(written[index])
+    assert len(tokens._decoded) <= kept
+    assert len(tokens._files) <= kept
     for index in (12, -13):
         with pytest.raises(IndexError, match=f"no row {index}, there are 12"):
             tokens[index]
