@@ -145,9 +145,7 @@ def test_an_utterance_without_speaker_is_refused(experiment, wavenet, voices, tm
 
 def test_a_validation_speaker_that_does_not_occur_in_training_is_refused(experiment, wavenet, voices, tmp_path):
     data = {**voices, "valid": changed_manifest(voices, speaker="alison")}
-    message = (
-        r"changed\.jsonl: utterance 'allison': unknown speaker 'alison'; did you mean 'allison'\?.*--split-by utt"
-    )
+    message = r"changed\.jsonl: utterance 'allison': unknown speaker 'alison'; did you mean 'allison'\?.*--split-by utt"
     with pytest.raises(SpeakerError, match=message):
         train_autoencoder(experiment(data=data, **wavenet), tmp_path / "run", "cpu")
 
