@@ -155,14 +155,15 @@ class RowGroup:
         table = read_columns(file, path, schema().names, group).combine_chunks()
         self._columns = {name: table.column(name) for name in schema().names if name != "codes"}
         self._length = table.num_rows
-        books = table.column("codes").chunk(0) if self._length else None
-        if books is not None:
+        if self._length:
+            books = table.column("codes").chunk(0)
+            counts = {name: column.null_count for name, column in self._columns.items() if name != "speaker"}
+            counts["codes"] = books.null_count + books.values.null_count + books.values.values.null_count
+            if nulls := [name for name, count in counts.items() if count]:
+                raise TokenError(f"{path}: row group {group} holds nulls in {', '.join(nulls)}")
             self._book_offsets = books.offsets.to_numpy()
             self._frame_offsets = books.values.offsets.to_numpy()
-            values = books.values.values
-            if values.null_count:
-                raise TokenError(f"{path}: row group {group} holds codes that are null")
-            self._values = values.to_numpy()
+            self._values = books.values.values.to_numpy()
 
     def __len__(self) -> int:
         return self._length
@@ -181,7 +182,7 @@ class RowGroup:
         try:
             check_id(row["utt_id"])
             codes = self._codes(index, row.pop("num_frames"))
-        except (ManifestError, ValueError, AttributeError) as error:
+        except (ManifestError, ValueError) as error:
             raise TokenError(f"{self.path}: utterance {row['utt_id']!r}: {error}") from error
         return TokenRow(codes=codes, **row)
 
