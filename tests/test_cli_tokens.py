@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -104,3 +106,19 @@ def test_exported_codes_are_those_of_the_set(run, data):
     run("tokens", "export", data / "codes", "--format", "memmap", "-o", data / "out")
     codes = np.load(data / "out/codes.npy", mmap_mode="r")
     np.testing.assert_array_equal(codes, np.concatenate([row.codes for row in TokenSet(data / "codes")], axis=1))
+
+
+def test_stats_and_export_need_no_torch(data):
+    """In a process of its own, since this one has imported torch long ago."""
+    code = """
+import sys
+from audiovq.cli import app
+codes, output = sys.argv[1:]
+app(["tokens", "stats", codes], standalone_mode=False)
+app(["tokens", "export", codes, "--format", "jsonl", "-o", output], standalone_mode=False)
+assert "torch" not in sys.modules
+"""
+    command = [sys.executable, "-c", code, data / "codes", data / "out"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert f"6 utterances written: {data / 'out'}" in result.stdout

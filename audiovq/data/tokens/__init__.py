@@ -2,11 +2,15 @@
 
 A token data set is a folder of Parquet shards, one row an utterance, with a `tokenizer.json` beside them that says
 which model the codes belong to. Every reader refuses the codes of another model.
+
+`TokenDataset`, `PackedWindows`, `TokenBatch` and `pad_rows` load torch when they are first used; the rest does without.
 """
 
 from __future__ import annotations
 
-from audiovq.data.tokens.dataset import TokenBatch, TokenDataset, pad_rows
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from audiovq.data.tokens.info import (
     FORMAT_VERSION,
     TOKENIZER,
@@ -17,7 +21,10 @@ from audiovq.data.tokens.info import (
 )
 from audiovq.data.tokens.shards import TokenRow, schema, write_shard
 from audiovq.data.tokens.token_set import TokenSet
-from audiovq.data.tokens.windows import PackedWindows
+
+if TYPE_CHECKING:
+    from audiovq.data.tokens.dataset import TokenBatch, TokenDataset, pad_rows
+    from audiovq.data.tokens.windows import PackedWindows
 
 __all__ = [
     "FORMAT_VERSION",
@@ -35,3 +42,16 @@ __all__ = [
     "write_shard",
     "write_tokenizer_info",
 ]
+
+_HOMES = {
+    "PackedWindows": "audiovq.data.tokens.windows",
+    "TokenBatch": "audiovq.data.tokens.dataset",
+    "TokenDataset": "audiovq.data.tokens.dataset",
+    "pad_rows": "audiovq.data.tokens.dataset",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'audiovq.data.tokens' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
