@@ -33,14 +33,15 @@ MU_LAW_CLASSES = 256
 """Classes of a sample in mu-law companding, 8 bits."""
 
 _RESAMPLE_WIDTH = 6  # Zero crossings on each side of torchaudio's interpolation filter, its default.
+_RESAMPLE_BLOCK = 8192  # Samples that are resampled at a time, about.
 
 
 @dataclass(frozen=True)
 class AudioSource:
     """A file, or a segment of it, that is read piece by piece as one mono signal.
 
-    Channels are averaged. A piece at another sample rate is equal to the same piece of the whole segment
-    resampled at once: the reader takes as much context on both sides as the interpolation filter sees. (In Opus
+    Channels are averaged. A piece at another sample rate is equal, to the bit, to the same piece of the whole
+    segment resampled at once: the reader takes as much context on both sides as the interpolation filter sees. (In Opus
     files a piece that `read` seeks differs a little, since the decoder has a long memory; `blocks` does not.)
     """
 
@@ -119,18 +120,13 @@ class AudioSource:
         if rate == self.sample_rate:
             return torch.from_numpy(reader.samples(start, stop).copy())[None]
 
-        divisor = math.gcd(rate, self.sample_rate)
-        source_step, target_step = self.sample_rate // divisor, rate // divisor
-        # Blocks of source_step samples become target_step samples, each by the same filters; the filter looks this
-        # many source samples to either side (torchaudio widens it by the ratio when the rate goes down).
-        reach = math.ceil(_RESAMPLE_WIDTH * max(source_step, target_step) / (0.99 * target_step)) + source_step
-        context = math.ceil(reach / source_step)
-        first_block = max(0, start // target_step - context)
-        last_block = -(-stop // target_step) + context
-        samples = reader.samples(first_block * source_step, min(last_block * source_step, self.num_samples))
-        wave = resample(torch.from_numpy(samples)[None], self.sample_rate, rate)
-        begin = start - first_block * target_step
-        return wave[:, begin : begin + stop - start]
+        grid = _Grid.of(self.sample_rate, rate)
+        first, last = start // grid.target, -(-stop // grid.target)
+        begin, end = first * grid.source - grid.context, last * grid.source + grid.context
+        samples = torch.from_numpy(reader.samples(max(0, begin), min(end, self.num_samples)))
+        padded = torch.nn.functional.pad(samples, (max(0, -begin), max(0, end - self.num_samples)))
+        wave = _resample_blocks(padded, grid, self.sample_rate, rate)
+        return wave[None, start - first * grid.target : stop - first * grid.target]
 
 
 class _Reader:
@@ -257,14 +253,61 @@ def find_audio_files(folder: str | Path) -> list[Path]:
 def resample(wave: Float[Tensor, "*batch time"], source_rate: int, target_rate: int) -> Float[Tensor, "*batch time2"]:
     """Band-limited resampling to ceil(T * target_rate / source_rate) samples (torchaudio's windowed sinc).
 
+    A sample comes out the same, to the bit, whatever else is in the batch and however much follows it.
+
     Raises:
         AudioError: a rate is not positive.
     """
+    import torch
+
     if min(source_rate, target_rate) < 1:
         raise AudioError(f"sample rates are positive, found {source_rate} and {target_rate} Hz")
     if source_rate == target_rate:
         return wave
-    return _resampler(source_rate, target_rate, wave.device)(wave)
+    grid = _Grid.of(source_rate, target_rate)
+    length = -(-wave.shape[-1] * target_rate // source_rate)
+    missing = -(-length // grid.target) * grid.source - wave.shape[-1]
+    padded = torch.nn.functional.pad(wave, (grid.context, missing + grid.context))
+    rows = [_resample_blocks(row, grid, source_rate, target_rate) for row in padded.reshape(-1, padded.shape[-1])]
+    return torch.stack(rows).view(*wave.shape[:-1], -1)[..., :length]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """Where a signal is cut to be resampled.
+
+    Convolutions round a sample differently when the signal around it has another length. Blocks of one length, cut
+    at multiples of it, are all rounded in the same way, so that a piece of a signal is exactly that of the whole.
+    """
+
+    source: int
+    """Samples of a block, before resampling."""
+    target: int
+    """Samples of a block, after it."""
+    context: int
+    """Samples on each side of a block that are resampled with it, at least as many as the filter sees."""
+
+    @classmethod
+    def of(cls, source_rate: int, target_rate: int) -> _Grid:
+        divisor = math.gcd(source_rate, target_rate)
+        source_step, target_step = source_rate // divisor, target_rate // divisor
+        # `source_step` samples become `target_step` samples, each by the same filters; a filter looks this many
+        # samples to either side (torchaudio widens it by the ratio when the rate goes down).
+        reach = math.ceil(_RESAMPLE_WIDTH * max(source_step, target_step) / (0.99 * target_step)) + source_step
+        steps = max(1, _RESAMPLE_BLOCK // target_step)
+        return cls(steps * source_step, steps * target_step, math.ceil(reach / source_step) * source_step)
+
+
+def _resample_blocks(
+    padded: Float[Tensor, " time"], grid: _Grid, source_rate: int, target_rate: int
+) -> Float[Tensor, " time2"]:
+    """Resample whole blocks of a signal, which comes with a context on both sides, one after the other."""
+    import torch
+
+    resampler = _resampler(source_rate, target_rate, padded.device)
+    skipped = grid.context * target_rate // source_rate
+    windows = padded.unfold(-1, grid.source + 2 * grid.context, grid.source)
+    return torch.cat([resampler(window[None])[0, skipped : skipped + grid.target] for window in windows])
 
 
 @lru_cache(maxsize=32)
