@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from audiovq.bottlenecks.choice import Choice
 from audiovq.config import VariationalConfig
 
 
@@ -47,6 +48,14 @@ class Bottleneck(nn.Module):
 
     def encode(self, z: Float[Tensor, "batch dim frames"]) -> Int[Tensor, "batch books frames"]:
         """Latents to codes.
+
+        Raises:
+            NotImplementedError: the bottleneck is continuous and has no codes.
+        """
+        raise NotImplementedError(f"{type(self).__name__} is continuous: has no codes")
+
+    def choice(self, z: Float[Tensor, "batch dim frames"]) -> Choice:
+        """How `encode` chooses the codes of latents, frame after frame of one item after the other.
 
         Raises:
             NotImplementedError: the bottleneck is continuous and has no codes.

@@ -11,6 +11,8 @@ from audiovq.bottlenecks.distributed import mean_over_processes
 
 DECAY = 0.9
 """Decay of the moving averages of mean and variance."""
+EPSILON = 1e-5
+"""Added to a variance before it divides."""
 
 
 class BatchNorm(nn.Module):
@@ -31,7 +33,7 @@ class BatchNorm(nn.Module):
         if not self.training:
             return self.by_averages(z)
         self._update_averages(z.detach())
-        return F.batch_norm(z, None, None, training=True)
+        return F.batch_norm(z, None, None, training=True, eps=EPSILON)
 
     @torch.no_grad()
     def _update_averages(self, z: Float[Tensor, "batch dim frames"]) -> None:
@@ -45,4 +47,8 @@ class BatchNorm(nn.Module):
 
     def by_averages(self, z: Float[Tensor, "batch dim frames"]) -> Float[Tensor, "batch dim frames"]:
         """What evaluation does: by the moving averages instead of the batch's own mean and variance."""
-        return F.batch_norm(z, self.mean, self.variance)
+        return F.batch_norm(z, self.mean, self.variance, eps=EPSILON)
+
+    def scale(self) -> Float[Tensor, " dim"]:
+        """What `by_averages` multiplies each channel by."""
+        return (self.variance + EPSILON).rsqrt()

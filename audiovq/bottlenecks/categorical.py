@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from audiovq.bottlenecks.base import VariationalBottleneck, count_codes, perplexity
 from audiovq.bottlenecks.batch_norm import BatchNorm
+from audiovq.bottlenecks.choice import Choice
 from audiovq.bottlenecks.distributed import sum_over_processes
 from audiovq.config import CategoricalConfig
 
@@ -48,7 +49,11 @@ class CategoricalBottleneck(VariationalBottleneck):
         return F.log_softmax(self.project_in(self.normalize(z).mT), dim=-1)
 
     def encode(self, z: Float[Tensor, "batch dim frames"]) -> Int[Tensor, "batch 1 frames"]:
-        return self.project_in(self.normalize.by_averages(z).mT).argmax(-1)[:, None]
+        return self.choice(z).codes().view(z.shape[0], 1, z.shape[2])
+
+    def choice(self, z: Float[Tensor, "batch dim frames"]) -> Choice:
+        weight, bias = self.project_in.weight, self.project_in.bias
+        return Choice.of(z, self.normalize.by_averages(z), weight, bias, weight * self.normalize.scale())
 
     def decode(self, codes: Int[Tensor, "batch 1 frames"]) -> Float[Tensor, "batch dim frames"]:
         return F.embedding(codes[:, 0], self.codebook).mT

@@ -12,11 +12,10 @@ from torch.nn import functional as F
 
 from audiovq.bottlenecks.base import Bottleneck, BottleneckOutput, count_codes, perplexity
 from audiovq.bottlenecks.batch_norm import BatchNorm
+from audiovq.bottlenecks.choice import SCORES_PER_BLOCK, Choice
 from audiovq.bottlenecks.distributed import from_first_process, sum_over_processes
 from audiovq.config import VQConfig
 
-DISTANCES_PER_BLOCK = 2**23
-"""Distances computed at a time, which bounds memory to 32 MiB for them: 8192 vectors against 1024 codes."""
 KMEANS_ITERATIONS = 10
 DRAW_NOISE = 0.01
 """Standard deviation of the noise on a latent that becomes a code, relative to that of the latents."""
@@ -94,9 +93,23 @@ class VectorQuantizer(Bottleneck):
         )
 
     def encode(self, z: Float[Tensor, "batch dim frames"]) -> Int[Tensor, "batch 1 frames"]:
-        z_e = self._project(z, self.batch_norm.by_averages)
-        indices = nearest(rearrange(z_e, "b f d -> (b f) d"), self.codes())
-        return indices.view(z_e.shape[0], 1, z_e.shape[1])
+        return self.choice(z).codes().view(z.shape[0], 1, z.shape[2])
+
+    def choice(self, z: Float[Tensor, "batch dim frames"]) -> Choice:
+        """By || e ||^2 - 2 z_e.e, since || z_e ||^2 is the same for all codes. With `normalize` all || e ||^2 are, too,
+        and the length of z_e does not matter."""
+        codes, features = self.codes(), self.project_in(z.mT).mT
+        if not self.config.normalize:
+            return Choice.of(z, features, codes, -0.5 * codes.square().sum(-1), self._in_latents(codes))
+        features, latent_weight = (
+            self.batch_norm.by_averages(features),
+            self._in_latents(codes * self.batch_norm.scale()),
+        )
+        return Choice.of(z, features, codes, torch.zeros_like(codes[:, 0]), latent_weight)
+
+    def _in_latents(self, weight: Float[Tensor, "codes code_dim"]) -> Float[Tensor, "codes dim"]:
+        """Weights for projected latents, as weights for latents."""
+        return weight @ self.project_in.weight if isinstance(self.project_in, nn.Linear) else weight
 
     def decode(self, codes: Int[Tensor, "batch 1 frames"]) -> Float[Tensor, "batch dim frames"]:
         return self.project_out(F.embedding(codes[:, 0], self.codes())).mT
@@ -150,7 +163,7 @@ def nearest(z: Float[Tensor, "frames dim"], codebook: Float[Tensor, "codes dim"]
     || z ||^2 is the same for all codes, so || e ||^2 - 2 z.e decides.
     """
     squared, transposed = codebook.square().sum(-1), codebook.mT
-    rows = max(1, DISTANCES_PER_BLOCK // len(codebook))
+    rows = max(1, SCORES_PER_BLOCK // len(codebook))
     return torch.cat([torch.addmm(squared, block, transposed, alpha=-2).argmin(-1) for block in z.split(rows)])
 
 

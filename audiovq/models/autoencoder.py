@@ -72,7 +72,7 @@ class Autoencoder(nn.Module):
         speaker: Int[Tensor, " batch"] | None,
     ) -> Float[Tensor, "items classes time"]:
         """Logits of the samples of each item, or of each of its samples of codes."""
-        classes = mu_law_encode(self._whole_frames(wave)).squeeze(1).repeat(bottleneck.samples, 1)
+        classes = mu_law_encode(self.whole_frames(wave)).squeeze(1).repeat(bottleneck.samples, 1)
         speaker = speaker.repeat(bottleneck.samples) if speaker is not None else None
         return decoder(bottleneck.latents, classes, speaker)[..., : wave.shape[-1]]
 
@@ -80,9 +80,10 @@ class Autoencoder(nn.Module):
         self, wave: Float[Tensor, "batch 1 time"], stream: Stream | None = None
     ) -> Float[Tensor, "batch dim frames"]:
         """Latents of ceil(T / hop_length) frames; the last one sees zeros where the signal has ended."""
-        return self.encoder(self._whole_frames(wave), stream)
+        return self.encoder(self.whole_frames(wave), stream)
 
-    def _whole_frames(self, wave: Float[Tensor, "batch 1 time"]) -> Float[Tensor, "batch 1 time2"]:
+    def whole_frames(self, wave: Float[Tensor, "batch 1 time"]) -> Float[Tensor, "batch 1 time2"]:
+        """The waveform with zeros behind it, up to the end of a frame."""
         missing = -wave.shape[-1] % self.hop_length
         return nn.functional.pad(wave, (0, missing)) if missing else wave
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,13 @@ from audiovq.errors import AudioError, TokenError
 from audiovq.models import release
 from audiovq.models.autoencoder import Autoencoder
 from audiovq.models.speakers import name_some, speaker_number
+from audiovq.models.streaming import StreamingDecoder, StreamingEncoder
+from audiovq.models.ties import TieBreaker
 from audiovq.nn.stream import Stream
 
 CHUNK_SECONDS = 20.0
 """Audio that is encoded or decoded at a time, all items of a batch together. Longer input goes through in pieces, which
-bounds memory and changes no code, except where two codes are equally near to within float32 rounding."""
+bounds memory and changes no code."""
 
 
 class AudioTokenizer:
@@ -33,8 +36,9 @@ class AudioTokenizer:
         codes = tokenizer.encode(wave, sample_rate)  # [B, Q, F]
         wave = tokenizer.decode(codes)  # [B, 1, F * hop_length]
 
-    Everything is computed in float32 on `device`. Frame t depends on no sample from (t + 1) * hop_length on, and
-    on nothing else in its batch.
+    Everything is computed in float32 on `device`. Codes of frame t depend on the samples before (t + 1) * hop_length
+    and on nothing else, be it the batch, the pieces that a signal comes in or the number of threads: where rounding
+    would decide between two codes, double precision does (`audiovq.models.ties`).
     """
 
     def __init__(self, model: Autoencoder, config: AutoencoderConfig, device: str | torch.device = "cpu"):
@@ -115,6 +119,11 @@ class AudioTokenizer:
     def weights_sha256(self) -> str:
         """SHA-256 of the weights, as `save_pretrained` writes them; names the model in everything it produces."""
         return hashlib.sha256(release.serialize(self.model.state_dict())).hexdigest()
+
+    @cached_property
+    def ties(self) -> TieBreaker:
+        """What settles near ties between codes."""
+        return TieBreaker(self.model)
 
     def describe(self) -> dict[str, str]:
         """The model's properties, named and in words."""
@@ -300,49 +309,3 @@ class AudioTokenizer:
         """Raise `TokenError` if the model has no codes."""
         if not self.num_codebooks:
             raise TokenError(f"a model with bottleneck {self.config.bottleneck.type!r} has no codes")
-
-
-class StreamingEncoder:
-    """Encodes a signal that arrives in pieces; the codes are those of the whole signal.
-
-    Each call takes a piece [B, 1, T] at the model's rate and returns codes [B, Q, F] on the CPU. All pieces but the
-    last are a multiple of `hop_length` samples long.
-
-    Raises:
-        AudioError: a piece follows one that was no multiple of the hop length, which ends the signal.
-    """
-
-    def __init__(self, tokenizer: AudioTokenizer):
-        self.tokenizer = tokenizer
-        self._stream = Stream()
-        self._ended = False
-
-    @torch.inference_mode()
-    def __call__(self, wave: Float[Tensor, "batch 1 time"]) -> Int[Tensor, "batch books frames"]:
-        if self._ended:
-            raise AudioError(
-                f"the signal ended with a piece that was no multiple of {self.tokenizer.hop_length} samples; "
-                "start a new stream, or pass whole frames"
-            )
-        self._ended = wave.shape[-1] % self.tokenizer.hop_length != 0
-        model = self.tokenizer.model
-        with full_float32():
-            return model.bottleneck.encode(model.encode(wave.to(self.tokenizer.device), self._stream)).cpu()
-
-
-class StreamingDecoder:
-    """Decodes codes that arrive in pieces; the waveform is that of all codes at once.
-
-    Each call takes codes [B, Q, F] and returns their F * hop_length samples [B, 1, T] on the CPU. `speaker` and `seed`
-    are as for `AudioTokenizer.decode`.
-    """
-
-    def __init__(self, tokenizer: AudioTokenizer, speaker: str | None = None, seed: int = 0):
-        self.tokenizer = tokenizer
-        self._decode = tokenizer.model.start_decoding(tokenizer.speaker_number(speaker), seed)
-
-    @torch.inference_mode()
-    def __call__(self, codes: Int[Tensor, "batch books frames"]) -> Float[Tensor, "batch 1 time"]:
-        model = self.tokenizer.model
-        with full_float32():
-            return self._decode(model.bottleneck.decode(codes.to(self.tokenizer.device))).cpu()

@@ -123,6 +123,16 @@ class Encoder(CausalSequential):
         layers += [Activation(), CausalConv1d(channels[-1], latent_dim, 1)]
         super().__init__(layers)
 
+    @property
+    def receptive_field(self) -> int:
+        """Samples that a frame depends on: its own and those before it."""
+        field = step = 1
+        for layer in self.modules():
+            if isinstance(layer, CausalConv1d):
+                field += (layer.kernel_size[0] - 1) * layer.dilation[0] * step
+                step *= layer.stride[0]
+        return field
+
 
 class TransposedDecoder(CausalSequential):
     """Latents to waveform by transposed convolutions, the mirror image of the encoder.

@@ -46,7 +46,7 @@ def variant(request) -> VectorQuantizer:
 def test_the_nearest_code_is_that_of_a_search_in_float64(frames, codes, dim, distances):
     z, codebook = torch.randn(frames, dim), torch.randn(codes, dim)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vq, "DISTANCES_PER_BLOCK", distances)
+        patch.setattr(vq, "SCORES_PER_BLOCK", distances)
         found = nearest(z, codebook)
     reference = torch.cdist(z.double(), codebook.double())
     chosen = reference.gather(1, found[:, None])[:, 0]
@@ -77,7 +77,7 @@ def test_distances_never_take_more_than_their_block(frames, codes):
     with LargestTensor() as largest:
         indices = nearest(z, codebook)
     assert len(indices) == frames
-    assert largest.bytes <= 4 * vq.DISTANCES_PER_BLOCK < 4 * frames * codes
+    assert largest.bytes <= 4 * vq.SCORES_PER_BLOCK < 4 * frames * codes
 
 
 def test_the_largest_codebook_gives_codes_of_16_bits():

@@ -1,9 +1,4 @@
-"""What AudioTokenizer promises: lengths, and codes that depend on the signal alone.
-
-Codes are compared for equality. Sums of floats may differ in their last bits when a convolution sees another length,
-which could change a code only where two are equally near; with the tiny models' 32 codes on this speech the nearest
-code is always ahead by far more than that.
-"""
+"""What AudioTokenizer promises: lengths, and codes that depend on the signal alone."""
 
 from __future__ import annotations
 
@@ -18,7 +13,7 @@ from hypothesis import strategies as st
 from audiovq.audio import AudioSource, load_audio, resample, save_audio
 from audiovq.errors import AudioError, TokenError
 from audiovq.models import tokenizer as tokenizer_module
-from audiovq.models.tokenizer import StreamingDecoder, StreamingEncoder
+from audiovq.models.streaming import StreamingDecoder, StreamingEncoder
 
 HOP = 20
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}

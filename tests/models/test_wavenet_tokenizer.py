@@ -11,7 +11,8 @@ from audiovq.audio import MU_LAW_CLASSES, load_audio, mu_law_decode
 from audiovq.errors import SpeakerError, TokenError
 from audiovq.models import tokenizer as tokenizer_module
 from audiovq.models.autoencoder import Autoencoder
-from audiovq.models.tokenizer import AudioTokenizer, StreamingDecoder
+from audiovq.models.streaming import StreamingDecoder
+from audiovq.models.tokenizer import AudioTokenizer
 
 HOP = 20
 
