@@ -53,7 +53,7 @@ class CategoricalBottleneck(VariationalBottleneck):
 
     def choice(self, z: Float[Tensor, "batch dim frames"]) -> Choice:
         weight, bias = self.project_in.weight, self.project_in.bias
-        return Choice.of(z, self.normalize.by_averages(z), weight, bias, weight * self.normalize.scale())
+        return Choice.of(z, self.normalize.by_averages(z), weight, bias, self.normalize.scale().mul)
 
     def decode(self, codes: Int[Tensor, "batch 1 frames"]) -> Float[Tensor, "batch dim frames"]:
         return F.embedding(codes[:, 0], self.codebook).mT

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -31,8 +31,8 @@ class Choice:
     """An affine function of the latents."""
     weight: Float[Tensor, "codes dim"]
     bias: Float[Tensor, " codes"]
-    latent_weight: Float[Tensor, "codes latent_dim"]
-    """The same weights in terms of latents: the gradient of each score with respect to a latent."""
+    in_latents: Callable[[Tensor], Tensor]
+    """Takes weights for features to weights for latents, the gradients of the scores with respect to a latent."""
     error: Float[Tensor, " frames"]
     """How far the latents may be from the exact ones."""
 
@@ -43,11 +43,11 @@ class Choice:
         features: Float[Tensor, "batch dim frames"],
         weight: Float[Tensor, "codes dim"],
         bias: Float[Tensor, " codes"],
-        latent_weight: Float[Tensor, "codes latent_dim"],
+        in_latents: Callable[[Tensor], Tensor],
     ) -> Choice:
         """A choice by features of latents z, frame after frame of one item after the other."""
         error = LATENT_ERROR * torch.finfo(z.dtype).eps * z.norm(dim=1)
-        return cls(features.mT.flatten(0, 1), weight, bias, latent_weight, error.flatten())
+        return cls(features.mT.flatten(0, 1), weight, bias, in_latents, error.flatten())
 
     def codes(self) -> Int[Tensor, " frames"]:
         """The code with the highest score."""
@@ -65,10 +65,11 @@ class Choice:
         """The code with the highest score, and whether rounding could have preferred another.
 
         Code j can be ahead in truth only if it is behind here by less than `error` times the difference of the two
-        codes' `latent_weight`, and what the scores themselves may be off by.
+        codes' weights for latents, and what the scores themselves may be off by.
         """
         found, ties = [], []
-        longest, rounding = self.latent_weight.norm(dim=-1).max(), self._rounding()
+        latent_weight, rounding = self.in_latents(self.weight), self._rounding()
+        longest = latent_weight.norm(dim=-1).max()
         for rows, scores in self._scores():
             best, codes = scores.max(-1)
             gaps = best[:, None] - scores
@@ -77,8 +78,8 @@ class Choice:
             tied = gaps.min(-1).values < 2 * longest * self.error[rows] + rounding[rows]
             if tied.any():
                 # By differences, since those of near codes are lost to rounding otherwise.
-                chosen = self.latent_weight[codes[tied]]
-                lengths = torch.cdist(chosen, self.latent_weight, compute_mode="donot_use_mm_for_euclid_dist")
+                chosen = latent_weight[codes[tied]]
+                lengths = torch.cdist(chosen, latent_weight, compute_mode="donot_use_mm_for_euclid_dist")
                 margins = gaps[tied] - lengths * self.error[rows][tied, None]
                 tied[tied.clone()] = margins.min(-1).values < rounding[rows][tied]
             found.append(codes)

@@ -100,15 +100,14 @@ class VectorQuantizer(Bottleneck):
         and the length of z_e does not matter."""
         codes, features = self.codes(), self.project_in(z.mT).mT
         if not self.config.normalize:
-            return Choice.of(z, features, codes, -0.5 * codes.square().sum(-1), self._in_latents(codes))
-        features, latent_weight = (
-            self.batch_norm.by_averages(features),
-            self._in_latents(codes * self.batch_norm.scale()),
-        )
-        return Choice.of(z, features, codes, torch.zeros_like(codes[:, 0]), latent_weight)
+            return Choice.of(z, features, codes, -0.5 * codes.square().sum(-1), self._in_latents)
+        features = self.batch_norm.by_averages(features)
+        return Choice.of(z, features, codes, torch.zeros_like(codes[:, 0]), self._in_latents)
 
     def _in_latents(self, weight: Float[Tensor, "codes code_dim"]) -> Float[Tensor, "codes dim"]:
-        """Weights for projected latents, as weights for latents."""
+        """Weights for what is compared with the codes, as weights for latents."""
+        if self.config.normalize:
+            weight = weight * self.batch_norm.scale()
         return weight @ self.project_in.weight if isinstance(self.project_in, nn.Linear) else weight
 
     def decode(self, codes: Int[Tensor, "batch 1 frames"]) -> Float[Tensor, "batch dim frames"]:

@@ -24,7 +24,9 @@ BOTTLENECKS = {
 
 def make_choice(frames=2000, error=1e-3, dtype=torch.float32) -> Choice:
     weight, features = torch.randn(K, D, dtype=dtype), torch.randn(frames, D, dtype=dtype)
-    return Choice(features, weight, torch.randn(K, dtype=dtype), weight, torch.full((frames,), error, dtype=dtype))
+    return Choice(
+        features, weight, torch.randn(K, dtype=dtype), torch.positive, torch.full((frames,), error, dtype=dtype)
+    )
 
 
 @pytest.fixture(params=BOTTLENECKS)
@@ -75,7 +77,7 @@ def test_frames_between_two_codes_are_near_ties():
 def test_equal_codes_are_ties_and_the_first_of_them_is_chosen():
     choice = make_choice(dtype=torch.float64)
     weight, bias = choice.weight.repeat(2, 1), choice.bias.repeat(2)
-    twice = replace(choice, weight=weight, bias=bias, latent_weight=weight)
+    twice = replace(choice, weight=weight, bias=bias)
     assert torch.equal(twice.first_codes(), choice.codes())
     assert twice.codes_and_near_ties()[1].all()
 
@@ -94,9 +96,10 @@ def test_an_error_of_the_latents_carries_over_to_scores_as_stated(bottleneck):
     z = (5 + torch.randn(2, 8, 50)).double().requires_grad_()
     choice = bottleneck.double().choice(z)
     scores = choice.features @ choice.weight.mT + choice.bias
+    latent_weight = choice.in_latents(choice.weight)
     for code in range(0, K, 7):
         (gradient,) = torch.autograd.grad(scores[:, code].sum(), z, retain_graph=True)
-        torch.testing.assert_close(gradient, choice.latent_weight[code][None, :, None].expand_as(z))
+        torch.testing.assert_close(gradient, latent_weight[code][None, :, None].expand_as(z))
     allowed = choice_module.LATENT_ERROR * torch.finfo(z.dtype).eps * z.norm(dim=1)
     torch.testing.assert_close(choice.error, allowed.flatten())
 
