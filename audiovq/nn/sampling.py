@@ -69,6 +69,8 @@ class Stepper(ABC):
         uniforms: Float[Tensor, "#batch streams time"],
         condition: Float[Tensor, "#batch layers gates"] | None = None,
         temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
     ) -> Int[Tensor, "batch streams time"]:
         """Draw T steps that share a condition, each from the logits that the step before leads to; see `sample`.
 
@@ -78,6 +80,6 @@ class Stepper(ABC):
         """
         drawn = []
         for numbers in uniforms.to(previous.device).unbind(-1):
-            previous = sample(self.step(previous, condition), numbers, temperature)
+            previous = sample(self.step(previous, condition), numbers, temperature, top_k, top_p)
             drawn.append(previous)
         return torch.stack(drawn, -1)

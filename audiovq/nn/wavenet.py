@@ -9,6 +9,7 @@ Layer l sees its input x at steps t and t - d_l, its condition c, and writes to 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float, Int
@@ -97,6 +98,13 @@ class WaveNet(nn.Module):
             total = constant if total is None else total + constant
         return None if total is None else total.unflatten(1, (self.config.layers, -1))
 
+    def layers(self) -> Iterator[tuple[nn.Conv1d, nn.Conv1d]]:
+        """The dilated and the output convolution of each layer."""
+        for dilated, output in zip(self.dilated, self.output, strict=True):
+            assert isinstance(dilated, nn.Conv1d)
+            assert isinstance(output, nn.Conv1d)
+            yield dilated, output
+
     def split(self, x: Tensor, dim: int) -> tuple[Tensor, ...]:
         """Residual and skip part of a layer's output."""
         return x.split([self.config.residual_channels, self.config.skip_channels], dim)
@@ -117,7 +125,7 @@ class CachedWaveNet(Stepper):
     """The network one step at a time: each layer keeps what it will need again in a ring buffer.
 
     A step costs the same however long the sequence is, and gives the logits of `WaveNet.forward` at that step.
-    This is the readable form, and the reference for the compiled one.
+    This is the readable form, and the reference for those that `audiovq.nn.stepping` chooses from.
 
         cached = CachedWaveNet(network, batch_size)
         logits = cached.step(classes, condition)  # [B, Q, K] from [B, Q], the classes of the step before
@@ -153,9 +161,7 @@ class CachedWaveNet(Stepper):
         network = self.network
         x = network.embed(classes)
         skips = x.new_zeros(())
-        for number, (dilated, output) in enumerate(zip(network.dilated, network.output, strict=True)):
-            assert isinstance(dilated, nn.Conv1d)
-            assert isinstance(output, nn.Conv1d)
+        for number, (dilated, output) in enumerate(network.layers()):
             past, dilation = self.buffers[number], network.config.dilations[number]
             taps = [*(past[(self.steps + back) % len(past)] for back in range(0, len(past), dilation)), x]
             gates = F.linear(torch.cat(taps, -1), dilated.weight.mT.flatten(1), dilated.bias)

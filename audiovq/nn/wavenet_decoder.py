@@ -10,8 +10,9 @@ from audiovq.config import WaveNetDecoderConfig
 from audiovq.nn.conv import CausalConv1d, activate
 from audiovq.nn.jitter import jitter
 from audiovq.nn.sampling import Stepper
+from audiovq.nn.stepping import fastest_stepper
 from audiovq.nn.stream import Stream
-from audiovq.nn.wavenet import CachedWaveNet, WaveNet
+from audiovq.nn.wavenet import WaveNet
 
 
 class WaveNetDecoder(nn.Module):
@@ -89,7 +90,7 @@ class WaveNetSampler:
     def __call__(self, latents: Float[Tensor, "batch dim frames"]) -> Int[Tensor, "batch time"]:
         network = self.decoder.network
         if self._stepper is None:
-            self._stepper = CachedWaveNet(network, len(latents))
+            self._stepper = fastest_stepper(network, len(latents))
             self._last = self._stepper.start()
         speaker = self.decoder.embed(self.speaker)
         speaker = speaker.expand(len(latents), -1) if speaker is not None else None
