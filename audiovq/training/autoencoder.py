@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from accelerate import Accelerator
 from jaxtyping import Int
 from torch import Tensor, nn
@@ -19,21 +16,19 @@ from audiovq.bottlenecks.distributed import sum_over_processes
 from audiovq.config import ExperimentConfig, WaveNetDecoderConfig
 from audiovq.data.dataset import CropSampler, evenly_spread, read_ahead
 from audiovq.data.manifest import Utterance, read_manifest
-from audiovq.devices import choose_device, seed_everything
-from audiovq.errors import ConfigError, SpeakerError
-from audiovq.files import write_text
+from audiovq.devices import seed_everything
+from audiovq.errors import SpeakerError
 from audiovq.losses import build_loss
 from audiovq.models.autoencoder import Autoencoder
 from audiovq.models.speakers import speaker_number
 from audiovq.models.tokenizer import AudioTokenizer
-from audiovq.training.checkpoint import Progress, read_config_of_state
+from audiovq.training.checkpoint import Progress
+from audiovq.training.folder import open_run
 from audiovq.training.logging import RunLog
-from audiovq.training.loop import STATE, Task, fit
+from audiovq.training.loop import Task, fit
 
 EXAMPLES = 4
 """Validation utterances whose audio and mel pictures are logged."""
-MAY_CHANGE = {"data.workers", "training.steps", "training.log_every", "training.valid_every"}
-"""Settings that a resumed run may have changed."""
 
 
 def train_autoencoder(config: ExperimentConfig, output: str | Path, device: str = "auto") -> Progress:
@@ -52,13 +47,7 @@ def train_autoencoder(config: ExperimentConfig, output: str | Path, device: str 
     train, valid = read_manifest(config.data.train), read_manifest(config.data.valid)
     config = with_speakers(config, train, valid)
     plain = config.model_dump(mode="json")
-    check_same_run(output, plain)
-    accelerator = Accelerator(
-        cpu=choose_device(device).type == "cpu",
-        mixed_precision="bf16" if config.training.precision == "bf16" else "no",
-    )
-    if accelerator.is_main_process:
-        write_text(output / "config.yaml", yaml.safe_dump(plain, sort_keys=False))
+    accelerator = open_run(output, plain, config.training, device)
 
     seed_everything(config.training.seed, "model")
     model = Autoencoder(config.model_part())
@@ -181,44 +170,6 @@ def speaker_numbers(names: Sequence[str | None], config: ExperimentConfig) -> In
     if not config.speakers:
         return None
     return torch.tensor([speaker_number(name, config.speakers) for name in names])
-
-
-def check_same_run(output: Path, config: dict[str, Any]) -> None:
-    """Refuse to go on with a run under another config, except for settings that change nothing but its length.
-
-    Raises:
-        ConfigError: names the first setting that differs.
-    """
-    state = output / STATE
-    if not state.exists():
-        return
-    before, now = _flatten(read_config_of_state(state)), _flatten(config)
-    for name in sorted(before.keys() | now.keys()):
-        old, new = before.get(name), now.get(name)
-        if old != new and name not in MAY_CHANGE:
-            raise ConfigError(
-                f"{output}: holds a run with {name} = {old!r}, now it is {new!r}; choose another --output, "
-                "or add --force to start anew"
-            )
-
-
-def start_anew(output: str | Path) -> None:
-    """Remove the run that a folder holds, and nothing else in it."""
-    output = Path(output)
-    for name in (STATE, "config.yaml", "metrics.jsonl"):
-        (output / name).unlink(missing_ok=True)
-    for name in ("release", "tensorboard"):
-        shutil.rmtree(output / name, ignore_errors=True)
-
-
-def _flatten(data: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(data, dict):
-        return {prefix: data}
-    return {
-        key: value
-        for name, inner in data.items()
-        for key, value in _flatten(inner, f"{prefix}.{name}" if prefix else name).items()
-    }
 
 
 def _on_cpu(model: nn.Module, config: ExperimentConfig) -> Autoencoder:

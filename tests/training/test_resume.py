@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 
 from audiovq.errors import CheckpointError, ConfigError, Stopped
 from audiovq.training import loop
-from audiovq.training.autoencoder import start_anew, train_autoencoder
+from audiovq.training.autoencoder import train_autoencoder
+from audiovq.training.folder import start_anew
 
 EMA = {"update": "ema"}
 CASES = {
