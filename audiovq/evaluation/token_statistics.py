@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from audiovq.data.tokens import TokenizerInfo, TokenSet
+from audiovq.data.tokens import TokenizerInfo, TokenSet, code_counts
 from audiovq.errors import TokenError
 from audiovq.evaluation.metrics import CodeStatistics, code_statistics
 from audiovq.files import atomic_path
@@ -77,16 +77,11 @@ def measure_tokens(tokens: TokenSet) -> TokenStatistics:
     info = tokens.info
     speakers: dict[str | None, Part] = {}
     for row in tokens:
-        if row.codes.max(initial=0) >= info.codebook_size:
-            raise TokenError(
-                f"{tokens.folder}: utterance {row.utt_id!r} holds code {row.codes.max()}, "
-                f"the codebook has {info.codebook_size}; `audiovq tokens verify` lists all such utterances"
-            )
+        counts = code_counts(tokens, row)
         if row.speaker not in speakers:
             speakers[row.speaker] = Part(np.zeros((info.num_codebooks, info.codebook_size), np.int64))
         part = speakers[row.speaker]
-        for counts, book in zip(part.counts, row.codes, strict=True):
-            counts += np.bincount(book, minlength=info.codebook_size)
+        part.counts += counts
         part.utterances += 1
         part.seconds += row.num_samples / row.sample_rate
     if not speakers:

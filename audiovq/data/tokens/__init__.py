@@ -3,7 +3,8 @@
 A token data set is a folder of Parquet shards, one row an utterance, with a `tokenizer.json` beside them that says
 which model the codes belong to. Every reader refuses the codes of another model.
 
-`TokenDataset`, `PackedWindows`, `TokenBatch` and `pad_rows` load torch when they are first used; the rest does without.
+`TokenDataset`, `PackedWindows`, `CodeCrops`, `TokenBatch` and `pad_rows` load torch when they are first used; the rest
+does without.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from audiovq.data.tokens.counts import code_counts
 from audiovq.data.tokens.info import (
     FORMAT_VERSION,
     TOKENIZER,
@@ -23,18 +25,21 @@ from audiovq.data.tokens.shards import TokenRow, schema, write_shard
 from audiovq.data.tokens.token_set import TokenSet
 
 if TYPE_CHECKING:
+    from audiovq.data.tokens.crops import CodeCrops
     from audiovq.data.tokens.dataset import TokenBatch, TokenDataset, pad_rows
     from audiovq.data.tokens.windows import PackedWindows
 
 __all__ = [
     "FORMAT_VERSION",
     "TOKENIZER",
+    "CodeCrops",
     "PackedWindows",
     "TokenBatch",
     "TokenDataset",
     "TokenRow",
     "TokenSet",
     "TokenizerInfo",
+    "code_counts",
     "pad_rows",
     "read_tokenizer_info",
     "require_same_model",
@@ -44,6 +49,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CodeCrops": "audiovq.data.tokens.crops",
     "PackedWindows": "audiovq.data.tokens.windows",
     "TokenBatch": "audiovq.data.tokens.dataset",
     "TokenDataset": "audiovq.data.tokens.dataset",

@@ -69,7 +69,7 @@ def read_tokenizer_info(folder: str | Path) -> TokenizerInfo:
 
 
 def require_same_model(weights_sha256: str, tokenizer: AudioTokenizer, source: str | Path) -> None:
-    """Raise `TokenError` unless codes from `source` belong to the tokenizer."""
+    """Raise `TokenError` unless the codes of `source`, with the weights' SHA-256 that it names, are the tokenizer's."""
     expected = tokenizer.weights_sha256
     if weights_sha256 != expected:
         raise TokenError(
