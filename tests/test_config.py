@@ -8,7 +8,16 @@ from typing import Any
 import pytest
 import yaml
 
-from audiovq.config import AutoencoderConfig, ExperimentConfig, NoBottleneckConfig, VQConfig, load_config, parse_config
+from audiovq.config import (
+    AutoencoderConfig,
+    ExperimentConfig,
+    NoBottleneckConfig,
+    PriorConfig,
+    PriorExperimentConfig,
+    VQConfig,
+    load_config,
+    parse_config,
+)
 from audiovq.errors import ConfigError
 
 EXPERIMENT: dict[str, Any] = {
@@ -221,6 +230,33 @@ def test_mistakes_in_a_wavenet_decoder(load, override, expected):
 def test_a_speaker_is_listed_once(load):
     message = message_of(load, *WAVENET, "decoder.speaker_dim=4", "decoder.speakers=[a, b, a]")
     assert "decoder: speakers: a name occurs twice" in message
+
+
+PRIOR: dict[str, Any] = {"tokens": "codes", "speaker_dim": 8, "training": {"steps": 100}}
+
+
+def test_a_prior_s_model_part_is_all_that_a_release_needs(load):
+    config = load("speakers=[a, b]", "pattern=flatten", data=PRIOR, schema=PriorExperimentConfig)
+    part = config.model_part()
+    assert type(part) is PriorConfig
+    assert (part.speakers, part.pattern, part.receptive_field) == (["a", "b"], "flatten", 1 + 2 * 1023)
+    assert parse_config(part.model_dump(mode="json"), PriorConfig, "config.json") == part
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("pattern=diagonal", "pattern: Input should be 'delay' or 'flatten'"),
+        ("speaker_dropout=1", "speaker_dropout: Input should be less than 1"),
+        ("speaker_dim=0 speaker_dropout=0.1", "speaker_dropout needs a speaker_dim of at least 1, found 0"),
+        ("speaker_dim=0 speakers=[a]", "speakers need a speaker_dim of at least 1, found 0"),
+        ("valid_share=0", "valid_share: Input should be greater than 0"),
+        ("codes.codebook_size=1", "codes.codebook_size: Input should be greater than or equal to 2"),
+        ("crop_seconds=1", "crop_seconds: unknown key"),
+    ],
+)
+def test_mistakes_in_a_prior(load, override, expected):
+    assert expected in message_of(load, *override.split(), data=PRIOR, schema=PriorExperimentConfig)
 
 
 def test_what_is_missing_is_named(load):

@@ -1,7 +1,8 @@
 """Every schema of audiovq: models, losses, data and training, read from YAML with dotted overrides.
 
-The YAML files under `recipes/*/conf` are instances of `ExperimentConfig`. A released model keeps only its
-`AutoencoderConfig` part. Unknown keys are refused, with the nearest known one in the message.
+The YAML files under `recipes/*/conf` are instances of `ExperimentConfig`, or, for a prior over codes, of
+`PriorExperimentConfig`. A released model keeps only its `AutoencoderConfig` or `PriorConfig` part. Unknown keys are
+refused, with the nearest known one in the message.
 """
 
 from __future__ import annotations
@@ -23,11 +24,17 @@ from audiovq.config.models import (
     ISTFTDecoderConfig,
     NoBottleneckConfig,
     ReinforceConfig,
+    SpeakerWaveNetConfig,
     TransposedDecoderConfig,
     VariationalConfig,
     VQConfig,
     WaveNetConfig,
     WaveNetDecoderConfig,
+)
+from audiovq.config.priors import (
+    CodesConfig,
+    PriorConfig,
+    PriorExperimentConfig,
 )
 from audiovq.config.reading import (
     load_config,
@@ -38,6 +45,7 @@ __all__ = [
     "AutoencoderConfig",
     "BottleneckConfig",
     "CategoricalConfig",
+    "CodesConfig",
     "DataConfig",
     "DecoderConfig",
     "EncoderConfig",
@@ -47,7 +55,10 @@ __all__ = [
     "ISTFTDecoderConfig",
     "LossConfig",
     "NoBottleneckConfig",
+    "PriorConfig",
+    "PriorExperimentConfig",
     "ReinforceConfig",
+    "SpeakerWaveNetConfig",
     "TrainingConfig",
     "TransposedDecoderConfig",
     "VQConfig",

@@ -80,7 +80,7 @@ class TrainingConfig(Schema):
     valid_every: PositiveInt = 500
     """Steps between two validations, each followed by a checkpoint."""
     valid_utterances: PositiveInt = 64
-    """Utterances of the validation manifest that are used, evenly spread over it."""
+    """Utterances of the validation data that are used, evenly spread over them."""
 
 
 class ExperimentConfig(AutoencoderConfig):

@@ -92,7 +92,24 @@ class WaveNetConfig(Schema):
         return 1 + (self.kernel_size - 1) * sum(self.dilations)
 
 
-class WaveNetDecoderConfig(WaveNetConfig):
+class SpeakerWaveNetConfig(WaveNetConfig):
+    """A WaveNet that may be told who speaks."""
+
+    speaker_dim: Annotated[int, Field(ge=0)] = 0
+    """Dimension of the speakers' embeddings. 0: the network is not told who speaks."""
+    speakers: list[str] = Field(default=[])
+    """The speakers that the network knows. Empty: those of the training data, filled in when training starts."""
+
+    @model_validator(mode="after")
+    def _speakers_have_embeddings(self) -> SpeakerWaveNetConfig:
+        if self.speakers and not self.speaker_dim:
+            raise ValueError("speakers need a speaker_dim of at least 1, found 0")
+        if len(set(self.speakers)) < len(self.speakers):
+            raise ValueError("speakers: a name occurs twice")
+        return self
+
+
+class WaveNetDecoderConfig(SpeakerWaveNetConfig):
     """A WaveNet over mu-law samples, conditioned on the latents and a speaker; it draws one sample after the other.
 
     It is trained by the cross-entropy of the samples, `loss.mu_law`, in place of all other reconstruction losses.
@@ -111,18 +128,6 @@ class WaveNetDecoderConfig(WaveNetConfig):
     """Kernel of that convolution, in frames."""
     jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Probability that a latent is replaced by the one before it in training; by the one after it, as much again."""
-    speaker_dim: Annotated[int, Field(ge=0)] = 0
-    """Dimension of the speakers' embeddings. 0: the decoder is not told who speaks."""
-    speakers: list[str] = Field(default=[])
-    """The speakers that the decoder knows. Empty: those of the training manifest, filled in when training starts."""
-
-    @model_validator(mode="after")
-    def _speakers_have_embeddings(self) -> WaveNetDecoderConfig:
-        if self.speakers and not self.speaker_dim:
-            raise ValueError("speakers need a speaker_dim of at least 1, found 0")
-        if len(set(self.speakers)) < len(self.speakers):
-            raise ValueError("speakers: a name occurs twice")
-        return self
 
 
 DecoderConfig = Annotated[

@@ -1,0 +1,67 @@
+"""Schemas of priors over codes: the network, the codes that it models, and how it is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from audiovq.config.experiments import TrainingConfig
+from audiovq.config.models import SpeakerWaveNetConfig
+from audiovq.config.schema import Probability, Schema
+
+
+class CodesConfig(Schema):
+    """The codes that a prior models: those of one tokenizer."""
+
+    weights_sha256: str
+    """SHA-256 of the tokenizer's weights."""
+    sample_rate: PositiveInt
+    """Rate in Hz of the waveforms that the codes stand for."""
+    hop_length: PositiveInt
+    """Samples a frame."""
+    frame_rate: PositiveFloat
+    """Frames a second."""
+    num_codebooks: PositiveInt
+    """Codes a frame, Q."""
+    codebook_size: Annotated[int, Field(ge=2, le=65536)]
+    """Codes in each codebook, K."""
+
+
+class PriorConfig(SpeakerWaveNetConfig):
+    """A WaveNet over codes, p(codes | speaker)."""
+
+    pattern: Literal["delay", "flatten"] = "delay"
+    """Order of the codes of a frame when there are several codebooks. delay: codebook q is q steps late, and all
+    codebooks take a step together (Copet et al., 2023). flatten: one code a step, Q steps a frame."""
+    speaker_dropout: Probability = 0.0
+    """Share of the training crops whose speaker is not told, so that the prior can do without. 0: it has to be told."""
+    codes: CodesConfig | None = None
+    """The codes that are modelled. None: those of the token data set, filled in when training starts."""
+
+    @model_validator(mode="after")
+    def _dropout_of_something(self) -> PriorConfig:
+        if self.speaker_dropout and not self.speaker_dim:
+            raise ValueError("speaker_dropout needs a speaker_dim of at least 1, found 0")
+        return self
+
+
+class PriorExperimentConfig(PriorConfig):
+    """A whole training run of a prior: the network and how it is trained."""
+
+    tokens: Path
+    """Token data set to train on."""
+    valid_tokens: Path | None = None
+    """Token data set to validate on. None: a share of `tokens` is held out."""
+    valid_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share of the utterances of `tokens` that is held out if there are no `valid_tokens`."""
+    crop_frames: PositiveInt = 256
+    """Length of a training crop in frames."""
+    batch_size: PositiveInt = 16
+    """Crops a batch, on each process."""
+    training: TrainingConfig
+
+    def model_part(self) -> PriorConfig:
+        """The part that a released prior keeps."""
+        return PriorConfig(**{name: getattr(self, name) for name in PriorConfig.model_fields})
