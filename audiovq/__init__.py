@@ -17,13 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from audiovq.audio import load_audio, save_audio
+    from audiovq.models.code_prior import CodePrior
     from audiovq.models.tokenizer import AudioTokenizer
 
 __version__ = "0.1.0"
-__all__ = ["AudioTokenizer", "load_audio", "save_audio"]
+__all__ = ["AudioTokenizer", "CodePrior", "load_audio", "save_audio"]
 
 _HOMES = {
     "AudioTokenizer": "audiovq.models.tokenizer",
+    "CodePrior": "audiovq.models.code_prior",
     "load_audio": "audiovq.audio",
     "save_audio": "audiovq.audio",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hypothesis import register_random, settings
@@ -12,18 +12,23 @@ from jaxtyping import install_import_hook
 # Before anything below audiovq is imported: from here on every annotated shape and dtype is checked at each call.
 # Not AudioTokenizer, which has errors of its own for wrong input.
 install_import_hook(
-    ["audiovq.nn", "audiovq.bottlenecks", "audiovq.losses", "audiovq.models.autoencoder"], "beartype.beartype"
+    ["audiovq.nn", "audiovq.bottlenecks", "audiovq.losses", "audiovq.models.autoencoder", "audiovq.models.prior"],
+    "beartype.beartype",
 )
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from audiovq import cli  # noqa: E402
 from audiovq.audio import load_audio  # noqa: E402
-from audiovq.config import AutoencoderConfig  # noqa: E402
+from audiovq.config import AutoencoderConfig, CodesConfig, PriorConfig  # noqa: E402
+from audiovq.data.tokens import TokenizerInfo, TokenRow, write_shard, write_tokenizer_info  # noqa: E402
 from audiovq.devices import seed_everything  # noqa: E402
 from audiovq.models.autoencoder import Autoencoder  # noqa: E402
+from audiovq.models.code_prior import CodePrior  # noqa: E402
+from audiovq.models.prior import PriorNetwork  # noqa: E402
 from audiovq.models.tokenizer import AudioTokenizer  # noqa: E402
 
 torch.set_num_threads(1)  # The models are tiny; threads would only wait for each other.
@@ -122,6 +127,50 @@ def mini_speech() -> torch.Tensor:
     """Two seconds of real speech at 16 kHz: [1, T]."""
     wave, _ = load_audio(SPEECH / "allison" / "en-conf-invalid.ogg", 16000, duration=2.0)
     return wave
+
+
+@pytest.fixture(scope="session")
+def tiny_prior() -> Callable[..., CodePrior]:
+    """A prior with random weights over `books` codebooks of `size` codes, 50 frames a second."""
+
+    def make(books: int = 1, size: int = 7, weights_sha256: str = "ab" * 32, **options) -> CodePrior:
+        seed_everything("tiny prior")
+        codes = CodesConfig(
+            weights_sha256=weights_sha256,
+            **{"sample_rate": 16000, "hop_length": 320, "frame_rate": 50.0},
+            **{"num_codebooks": books, "codebook_size": size},
+        )
+        settings = {"layers": 4, "cycle": 2, "residual_channels": 6, "skip_channels": 32, **options}
+        config = PriorConfig(codes=codes, **settings)
+        network = PriorNetwork(config)
+        with torch.no_grad():  # Fresh weights hardly listen to the past; these do.
+            for layer in (*network.network.dilated, *network.network.output, *network.network.head):
+                layer.weight.mul_(2.5)
+        return CodePrior(network, config)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_tokens() -> Callable[..., Path]:
+    """Write a token data set in two shards; utterances are [Q, F] codes by (id, speaker)."""
+
+    def write(
+        folder: Path, codes: Mapping[tuple[str, str | None], np.ndarray], size: int, weights_sha256: str = "ab" * 32
+    ) -> Path:
+        books = len(next(iter(codes.values()))) if codes else 1
+        folder.mkdir(parents=True, exist_ok=True)
+        write_tokenizer_info(folder, TokenizerInfo(weights_sha256, 16000, 320, 50.0, books, size, {}))
+        rows = [
+            TokenRow(utt_id, speaker, 16000, 320 * found.shape[1], found.astype(np.uint16), f"{utt_id}.wav")
+            for (utt_id, speaker), found in codes.items()
+        ]
+        half = len(rows) // 2
+        for number, part in enumerate((rows[:half], rows[half:])):
+            write_shard(folder / f"part-{number:05d}.parquet", part)
+        return folder
+
+    return write
 
 
 @pytest.fixture

@@ -3,24 +3,48 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 import audiovq
-from audiovq.config import AutoencoderConfig, parse_config
+from audiovq.config import AutoencoderConfig, PriorConfig, parse_config
 from audiovq.errors import CheckpointError, ConfigError
 from audiovq.files import atomic_path, write_json, write_text
 
-if TYPE_CHECKING:
-    from audiovq.models.tokenizer import AudioTokenizer
-
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
+KINDS: dict[type[AutoencoderConfig | PriorConfig], str] = {AutoencoderConfig: "tokenizer", PriorConfig: "prior"}
+"""What a released model is called, by the schema of its config."""
+
+ConfigT = TypeVar("ConfigT", AutoencoderConfig, PriorConfig)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+
+class Releasable(Protocol):
+    """A model that can be written to a folder as people will use it."""
+
+    def save_pretrained(self, folder: str | Path) -> None: ...
+
+
+def load_network(
+    path_or_hub_id: str | Path, revision: str | None, schema: type[ConfigT], build: Callable[[ConfigT], ModuleT]
+) -> tuple[ConfigT, ModuleT]:
+    """Config and network of a released model, from a folder or, if there is no such folder, from the Hub.
+
+    Raises:
+        CheckpointError: the folder or its files are missing, damaged, another kind of model, or of a format this
+            version cannot read.
+    """
+    folder = locate(path_or_hub_id, revision)
+    config = read_config(folder, schema)
+    network = build(config)
+    load_weights(network, read_weights(folder / WEIGHTS), source=str(path_or_hub_id))
+    return config, network
 
 
 def locate(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
@@ -54,17 +78,30 @@ def locate(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
         ) from error
 
 
-def read(folder: Path) -> tuple[AutoencoderConfig, dict[str, Tensor]]:
-    """Config and weights of a released model.
+def read_config(folder: Path, schema: type[ConfigT]) -> ConfigT:
+    """Config of a released model, without its weights.
 
     Raises:
-        CheckpointError: a file is missing, damaged or of another format version.
+        CheckpointError: the file is missing, damaged, of another format version, or another kind of model's.
     """
-    return read_config(folder), read_weights(folder / WEIGHTS)
+    data, kind, wanted = _read_json(folder), kind_of(folder), KINDS[schema]
+    if kind != wanted:
+        raise CheckpointError(f"{folder}: is a {kind}, expected a {wanted}")
+    try:
+        return parse_config(data.get("model"), schema, str(folder / CONFIG))
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error
 
 
-def read_config(folder: Path) -> AutoencoderConfig:
-    """Config of a released model, without its weights."""
+def kind_of(folder: Path) -> str:
+    """What a released model is, one of `KINDS`; raises as `read_config`."""
+    kind = _read_json(folder).get("kind", "tokenizer")
+    if kind not in KINDS.values():
+        raise CheckpointError(f"{folder / CONFIG}: expected kind {' or '.join(KINDS.values())}, found {kind}")
+    return kind
+
+
+def _read_json(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     if not path.is_file():
         raise CheckpointError(f"{folder}: is no model folder, it has no {CONFIG}")
@@ -78,10 +115,7 @@ def read_config(folder: Path) -> AutoencoderConfig:
             f"{path}: expected format_version {FORMAT_VERSION}, found {version}; "
             "is it an audiovq model, and of this version of audiovq?"
         )
-    try:
-        return parse_config(data.get("model"), AutoencoderConfig, str(path))
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
+    return data
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -121,7 +155,9 @@ def serialize(weights: Mapping[str, Tensor]) -> bytes:
     return save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
 
 
-def write(folder: str | Path, config: AutoencoderConfig, weights: Mapping[str, Tensor], card: str) -> None:
+def write(
+    folder: str | Path, config: AutoencoderConfig | PriorConfig, weights: Mapping[str, Tensor], card: str
+) -> None:
     """Write a released model, each file to a temporary name first; the config, without which it is none, last."""
     folder = Path(folder)
     with atomic_path(folder / WEIGHTS) as temporary:
@@ -132,35 +168,36 @@ def write(folder: str | Path, config: AutoencoderConfig, weights: Mapping[str, T
         {
             "format_version": FORMAT_VERSION,
             "audiovq_version": audiovq.__version__,
+            "kind": KINDS[type(config)],
             "model": config.model_dump(mode="json"),
         },
     )
 
 
-def push(tokenizer: AudioTokenizer, hub_id: str, private: bool) -> str:
+def push(model: Releasable, hub_id: str, private: bool) -> str:
     """Create the repository if needed and upload the three files of a release in one commit."""
     import tempfile
 
     import huggingface_hub
 
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder)
+        message = f"Upload an audiovq {kind_of(Path(folder))}"
         api = huggingface_hub.HfApi()
         api.create_repo(hub_id, private=private, exist_ok=True)
-        commit = api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message="Upload an audiovq tokenizer")
+        commit = api.upload_folder(repo_id=hub_id, folder_path=folder, commit_message=message)
     return commit.commit_url
 
 
-def model_card(tokenizer: AudioTokenizer) -> str:
+def model_card(title: str, tags: str, facts: Mapping[str, str], example: str) -> str:
     """The README.md of a released model: what it is and how to use it, in the Hub's format."""
-    speaker = f', speaker="{tokenizer.speakers[0]}"' if tokenizer.speakers else ""
-    table = "\n".join(f"| {name} | {value} |" for name, value in tokenizer.describe().items())
+    table = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return f"""---
 library_name: audiovq
-tags: [audio, speech, tokenizer, codec, vq-vae]
+tags: [{tags}]
 ---
 
-# Audio tokenizer
+# {title}
 
 Trained with [audiovq](https://pypi.org/project/audiovq/) {audiovq.__version__}.
 
@@ -171,9 +208,6 @@ Trained with [audiovq](https://pypi.org/project/audiovq/) {audiovq.__version__}.
 ```python
 import audiovq
 
-tokenizer = audiovq.AudioTokenizer.from_pretrained("path/to/this/folder")
-wave, sample_rate = audiovq.load_audio("speech.wav")
-codes = tokenizer.encode(wave, sample_rate)
-wave = tokenizer.decode(codes{speaker})
+{example}
 ```
 """

@@ -27,6 +27,12 @@ from audiovq.nn.stream import Stream
 CHUNK_SECONDS = 20.0
 """Audio that is encoded or decoded at a time, all items of a batch together. Longer input goes through in pieces, which
 bounds memory and changes no code."""
+TAGS = "audio, speech, tokenizer, codec, vq-vae"
+EXAMPLE = """tokenizer = audiovq.AudioTokenizer.from_pretrained("path/to/this/folder")
+wave, sample_rate = audiovq.load_audio("speech.wav")
+codes = tokenizer.encode(wave, sample_rate)
+wave = tokenizer.decode(codes{speaker})"""
+"""What a model card shows in Python."""
 
 
 class AudioTokenizer:
@@ -58,16 +64,18 @@ class AudioTokenizer:
             revision: branch, tag or commit on the Hub.
 
         Raises:
-            CheckpointError: the folder or its files are missing, damaged, or of a format this version cannot read.
+            CheckpointError: the folder or its files are missing, damaged, another kind of model, or of a format this
+                version cannot read.
         """
-        config, weights = release.read(release.locate(path_or_hub_id, revision))
-        model = Autoencoder(config)
-        release.load_weights(model, weights, source=str(path_or_hub_id))
+        config, model = release.load_network(path_or_hub_id, revision, AutoencoderConfig, Autoencoder)
         return cls(model, config, choose_device(device))
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `model.safetensors`, `config.json` and a model card, `README.md`; each is replaced whole."""
-        release.write(folder, self.config, self.model.state_dict(), card=release.model_card(self))
+        speaker = f', speaker="{self.speakers[0]}"' if self.speakers else ""
+        example = EXAMPLE.format(speaker=speaker)
+        card = release.model_card("Audio tokenizer", TAGS, self.describe(), example)
+        release.write(folder, self.config, self.model.state_dict(), card)
 
     def push_to_hub(self, hub_id: str, private: bool = False) -> str:
         """Upload to the Hugging Face Hub as `organisation/name`; returns the address of the commit."""

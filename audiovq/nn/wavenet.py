@@ -27,7 +27,8 @@ class WaveNet(nn.Module):
     Args:
         streams: classes Q at each step; their embeddings are added, and each stream has its own softmax, so that the
             classes of one step are independent of each other given the past.
-        classes: classes K of each stream. Class K, which is never predicted, stands for what came before the start.
+        classes: classes K of each stream. Class K, which is never predicted, stands for what came before the start,
+            and wherever else a stream is silent.
         local_dim: channels of a condition with a time axis, at the rate of the sequence or a lower one; 0: none.
         global_dim: channels of a condition that holds for a whole sequence, say a speaker; 0: none.
     """
@@ -66,10 +67,18 @@ class WaveNet(nn.Module):
         Args:
             local: condition of time / frames steps in turn.
         """
-        past = F.pad(classes, (1, 0), value=self.classes)[..., :-1]
+        return self.predict(F.pad(classes, (1, 0), value=self.classes)[..., :-1], local, speaker)
+
+    def predict(
+        self,
+        past: Int[Tensor, "batch streams time"],
+        local: Float[Tensor, "batch local_dim frames"] | None = None,
+        speaker: Float[Tensor, "batch global_dim"] | None = None,
+    ) -> Float[Tensor, "batch streams classes time"]:
+        """Logits of the step after each of the given ones; what was before them, the network does not know."""
         x = self.embed(past).mT
         conditions = self.conditions(local, speaker)
-        hold = classes.shape[-1] // local.shape[-1] if local is not None else 1
+        hold = past.shape[-1] // local.shape[-1] if local is not None else 1
         skips = x.new_zeros(())
         for number, (dilated, output) in enumerate(zip(self.dilated, self.output, strict=True)):
             gates = dilated(self.dropout(x))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from audiovq.config import AutoencoderConfig
 from audiovq.data.dataset import evenly_spread
 from audiovq.data.manifest import read_manifest
 from audiovq.models.release import read_config
@@ -17,7 +18,7 @@ from audiovq.models.release import read_config
 def names(kind: str, source: Path) -> list[str]:
     """Ids or paths of a manifest's utterances, or the speakers that a model knows."""
     if kind == "speakers":
-        return read_config(source).speakers
+        return read_config(source, AutoencoderConfig).speakers
     return [utterance.id if kind == "ids" else str(utterance.path) for utterance in read_manifest(source)]
 
 
