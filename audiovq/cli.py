@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 import audiovq
-from audiovq import cli_tokens
+from audiovq import cli_prior, cli_tokens
 from audiovq.errors import AudioVQError, Stopped, TokenError
 
 app = typer.Typer(
@@ -28,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+app.add_typer(cli_prior.app)
 app.add_typer(cli_tokens.app, name="tokens")
 
 
@@ -154,7 +155,8 @@ def train(
 
     experiment = load_config(config, overrides or [])
 
-    from audiovq.training.autoencoder import start_anew, train_autoencoder
+    from audiovq.training.autoencoder import train_autoencoder
+    from audiovq.training.folder import start_anew
 
     if force:
         start_anew(output)
@@ -339,10 +341,13 @@ def evaluate(
 def info(
     model: Model,
 ) -> None:
-    """Describe a model: rates, codes, bitrate, size."""
+    """Describe a tokenizer (rates, codes, bitrate, size) or a prior."""
+    from audiovq.models import release
+    from audiovq.models.code_prior import CodePrior
     from audiovq.models.tokenizer import AudioTokenizer
 
-    for name, value in AudioTokenizer.from_pretrained(model, "cpu").describe().items():
+    kind = CodePrior if release.kind_of(release.locate(model)) == "prior" else AudioTokenizer
+    for name, value in kind.from_pretrained(model, "cpu").describe().items():
         typer.echo(f"{name:<16} {value}")
 
 

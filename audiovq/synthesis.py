@@ -1,0 +1,152 @@
+"""New speech: codes are sampled from a prior and decoded to wav files."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+from torch import Tensor
+
+from audiovq.audio import AudioSource, save_audio
+from audiovq.data.codes_file import CodesFile, save_codes
+from audiovq.errors import ConfigError, TokenError
+from audiovq.files import refuse_to_overwrite
+from audiovq.models.code_prior import CodePrior
+from audiovq.models.tokenizer import AudioTokenizer
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How codes are drawn; see `CodePrior.sample`."""
+
+    seconds: float
+    """Length of each utterance, with its prime."""
+    speaker: str | None = None
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    seed: int = 0
+
+
+def synthesize(
+    prior: CodePrior,
+    tokenizer: AudioTokenizer,
+    output: Path,
+    num: int,
+    settings: SamplingSettings,
+    prime: Path | None = None,
+    batch_size: int = 16,
+    force: bool = False,
+) -> list[Path]:
+    """Sample utterances and write each to `output` as a wav and a codes file; returns the wavs.
+
+    Each depends on the settings and its number alone, and not on `num` or `batch_size`, up to rounding. The speaker is
+    told to the prior and to the decoder, whichever of them knows speakers.
+
+    Args:
+        prime: audio file that all utterances begin with and continue.
+        batch_size: utterances that are sampled and decoded together.
+
+    Raises:
+        TokenError: the prior models another tokenizer's codes, or the prime is not shorter than what is asked for.
+        SpeakerError: a model does not know the speaker, or has to be told one.
+        ConfigError: a setting is out of range.
+        AudioError: the prime cannot be read.
+        OutputExistsError: a file exists and `force` is not given.
+    """
+    require_tokenizer(prior, tokenizer)
+    prior.check_settings(settings.temperature, settings.top_k, settings.top_p)
+    voices = who_speaks(prior, tokenizer, settings.speaker)
+    num_samples = round(settings.seconds * tokenizer.sample_rate) if math.isfinite(settings.seconds) else 0
+    if num_samples < 1 or num < 1:
+        raise ConfigError(f"expected at least one utterance and some time, found {num} of {settings.seconds:g} seconds")
+    num_frames = tokenizer.num_frames(num_samples)
+    beginning = encode_prime(tokenizer, prime, num_frames) if prime is not None else None
+    wavs = [output / f"sample-{number:03d}.wav" for number in range(num)]
+    for path in wavs:
+        refuse_to_overwrite(path, force)
+        refuse_to_overwrite(path.with_suffix(".npz"), force)
+
+    from rich.console import Console
+    from rich.progress import track
+
+    weights = tokenizer.weights_sha256
+    starts = range(0, num, batch_size)
+    for first in track(
+        starts, "Sampling", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ):
+        batch = wavs[first : first + batch_size]
+        codes = prior.sample(
+            len(batch),
+            num_frames,
+            speaker=voices.prior,
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+            prime=beginning,
+            seed=settings.seed,
+            first=first,
+        )
+        waves = tokenizer.decode(codes, num_samples, speaker=voices.decoder, seed=settings.seed)
+        for path, item, wave in zip(batch, codes, waves, strict=True):
+            file = CodesFile(item.numpy().astype(np.uint16), num_samples, tokenizer.sample_rate, weights)
+            save_codes(path.with_suffix(".npz"), file)
+            save_audio(path, wave, tokenizer.sample_rate)
+    return wavs
+
+
+@dataclass(frozen=True)
+class Voices:
+    """Who speaks, as each of two models is told it."""
+
+    prior: str | None
+    decoder: str | None
+
+
+def who_speaks(prior: CodePrior, tokenizer: AudioTokenizer, speaker: str | None) -> Voices:
+    """The speaker for each of the models that knows speakers.
+
+    Raises:
+        SpeakerError: one of them does not know the speaker, or has to be told one, or neither knows any.
+    """
+    voices = Voices(
+        speaker if prior.speakers or not tokenizer.speakers else None, speaker if tokenizer.speakers else None
+    )
+    prior.speaker_number(voices.prior)
+    tokenizer.speaker_number(voices.decoder)
+    return voices
+
+
+def require_tokenizer(prior: CodePrior, tokenizer: AudioTokenizer) -> None:
+    """Raise `TokenError` unless the prior models the tokenizer's codes."""
+    expected, found = prior.codes.weights_sha256, tokenizer.weights_sha256
+    if expected != found:
+        raise TokenError(
+            f"the prior models the codes of another model (weights {expected[:12]}, this model's are {found[:12]}); "
+            "use the model whose codes it was trained on"
+        )
+
+
+def encode_prime(tokenizer: AudioTokenizer, path: Path, num_frames: int) -> Int[Tensor, "books frames"]:
+    """The codes of an audio file that `num_frames` frames are to begin with: those of its whole frames.
+
+    The rest of its last frame is left out: its code would say that the speech breaks off.
+
+    Raises:
+        TokenError: the file is shorter than a frame, or as long as what is asked for.
+        AudioError: it cannot be read.
+    """
+    source = AudioSource.open(path)
+    frames = source.length_at(tokenizer.sample_rate) // tokenizer.hop_length
+    if not frames:
+        raise TokenError(f"{path}: is shorter than a frame, {1 / tokenizer.frame_rate:g} s")
+    if frames >= num_frames:
+        raise TokenError(
+            f"{path}: the prime has {frames / tokenizer.frame_rate:.2f} s, which leaves nothing to sample of "
+            f"{num_frames / tokenizer.frame_rate:.2f} s; ask for more --seconds, since the prime counts"
+        )
+    return tokenizer.encode_source(source)[0, :, :frames]
