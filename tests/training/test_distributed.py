@@ -107,7 +107,7 @@ def trained(folder, configs) -> Path:
         processes = [context.Process(target=process, args=(rank, port, folder, configs)) for rank in range(2)]
         for started in processes:
             started.start()
-        deadline = time.monotonic() + 100
+        deadline = time.monotonic() + 300
         while any(started.is_alive() for started in processes) and time.monotonic() < deadline:
             time.sleep(0.1)
             if any(started.exitcode for started in processes):
