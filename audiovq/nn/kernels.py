@@ -129,6 +129,22 @@ def multiply_add(weight, x, y):
             one_item(weight, block, x, y, item)
 
 
+@compiled
+@no_type_check
+def copy(source, target, count):
+    """The first values; numba's assignment of slices takes longer than the copying."""
+    for number in range(count):
+        target[number] = source[number]
+
+
+@compiled
+@no_type_check
+def add(source, target, count):
+    """As `copy`, but the sum."""
+    for number in range(count):
+        target[number] += source[number]
+
+
 # --- gated units -----------------------------------------------------------------------------------------------------
 
 LOG2_E, LN_2 = np.float32(1 / math.log(2)), np.float32(math.log(2))
@@ -232,19 +248,24 @@ def step(weights, past, position, classes, conditions, logits):
     state = np.zeros((batch, weights.output_biases.shape[1]), np.float32)
     for item in range(batch):
         for stream in range(streams):
-            state[item, :channels] += weights.embedding[stream * symbols + classes[item, stream]]
+            add(weights.embedding[stream * symbols + classes[item, stream]], state[item], channels)
     first = 0  # Row of the layer's ring buffer in `past`.
     for layer in range(len(weights.dilations)):
         dilation = weights.dilations[layer]
         length = (taps - 1) * dilation
+        oldest = position % length
         for item in range(batch):
+            x, queue = inputs[item], past[item, first : first + length]
+            row = oldest
             for tap in range(taps - 1):
-                row = first + (position + tap * dilation) % length
-                inputs[item, tap * channels : (tap + 1) * channels] = past[item, row]
-            inputs[item, (taps - 1) * channels :] = state[item, :channels]
-            past[item, first + position % length] = state[item, :channels]
-            gates[item] = conditions[item % len(conditions), layer]
-            state[item] += weights.output_biases[layer]
+                copy(queue[row], x[tap * channels :], channels)
+                row += dilation
+                if row >= length:
+                    row -= length
+            copy(state[item], x[(taps - 1) * channels :], channels)
+            copy(state[item], queue[oldest], channels)
+            copy(conditions[item if len(conditions) > 1 else 0, layer], gates[item], gates.shape[1])
+            add(weights.output_biases[layer], state[item], state.shape[1])
         first += length
         multiply_add(weights.gates[layer], inputs, gates)
         gate(gates, units)
