@@ -184,43 +184,50 @@ def gate(gates, units):
 @no_type_check
 def draw(logits, number, temperature, top_k, top_p, weights):
     """`audiovq.nn.sampling.sample` of one item and stream; `weights` [K] is written to. `top_k` 0: no such filter."""
+    largest, likeliest = logits[0], 0
+    for k in range(1, len(logits)):
+        if logits[k] > largest:
+            largest, likeliest = logits[k], k
     if temperature == 0:
-        return logits.argmax()
-    largest = np.float64(logits.max())
+        return likeliest
+    total = 0.0
     for k in range(len(logits)):
-        weights[k] = math.exp((np.float64(logits[k]) - largest) / temperature)
-    weights /= weights.sum()
-    if 0 < top_k < len(weights):
-        keep(weights, np.sort(weights)[-top_k])
-    if top_p < 1:
-        keep(weights, smallest_in_nucleus(np.sort(weights)[::-1], top_p))
-    target, before = number * weights.sum(), 0.0
+        weights[k] = math.exp((np.float64(logits[k]) - np.float64(largest)) / temperature)
+        total += weights[k]
+    if 0 < top_k < len(weights) or top_p < 1:
+        total = keep_likeliest(weights, top_k, top_p)
+    before = 0.0
     for k in range(len(weights)):
         before += weights[k]
-        if before > target:
+        if before > number * total:
             return k
-    return len(weights) - 1
+    return likeliest
 
 
 @compiled
 @no_type_check
-def keep(weights, lowest):
-    """Set weights below `lowest` to zero."""
+def keep_likeliest(weights, top_k, top_p):
+    """Set the weights to zero that the filters leave out; the sum of the others."""
+    ordered = np.sort(weights)
+    least = len(ordered) - top_k if 0 < top_k < len(ordered) else 0  # Place of the last that is kept.
+    while least > 0 and ordered[least - 1] == ordered[least]:
+        least -= 1
+    if top_p < 1:
+        enough, before = 0.0, 0.0
+        for place in range(least, len(ordered)):
+            enough += ordered[place]
+        enough *= top_p
+        place = len(ordered) - 1
+        while place > least and before + ordered[place] < enough:
+            before += ordered[place]
+            place -= 1
+        least = place
+    lowest, total = ordered[least], 0.0
     for k in range(len(weights)):
         if weights[k] < lowest:
             weights[k] = 0
-
-
-@compiled
-@no_type_check
-def smallest_in_nucleus(ordered, top_p):
-    """The smallest of the fewest weights, from the largest on, that together have the share `top_p`."""
-    enough, before, lowest = top_p * ordered.sum(), 0.0, ordered[0]
-    for weight in ordered:
-        if before >= enough:
-            break
-        before, lowest = before + weight, weight
-    return lowest
+        total += weights[k]
+    return total
 
 
 # --- the network -----------------------------------------------------------------------------------------------------
@@ -238,7 +245,6 @@ def step(weights, past, position, classes, conditions, logits):
     """
     batch, streams = classes.shape
     channels = weights.embedding.shape[1]
-    skips = weights.hidden.shape[1]
     symbols = len(weights.embedding) // streams
     taps = weights.gates.shape[2] // channels
     inputs = np.empty((batch, taps * channels), np.float32)
@@ -270,18 +276,33 @@ def step(weights, past, position, classes, conditions, logits):
         multiply_add(weights.gates[layer], inputs, gates)
         gate(gates, units)
         multiply_add(weights.outputs[layer], units, state)
-    head(weights, state[:, channels : channels + skips], logits)
+    skips = np.empty((batch, weights.hidden.shape[1]), np.float32)
+    for item in range(batch):
+        copy(state[item, channels:], skips[item], skips.shape[1])
+    head(weights, skips, logits)
 
 
 @compiled
 @no_type_check
 def head(weights, skips, logits):
-    """Logits [B, (Q * K)'] of the sum of the skip paths [B, S]."""
+    """Logits [B, (Q * K)'] of the sum of the skip paths [B, S], which is written to."""
     hidden = np.empty((len(skips), len(weights.hidden_bias)), np.float32)
-    hidden[:] = weights.hidden_bias
-    multiply_add(weights.hidden, np.maximum(skips, np.float32(0)), hidden)
-    logits[:] = weights.last_bias
-    multiply_add(weights.last, np.maximum(hidden, np.float32(0)), logits)
+    for item in range(len(skips)):
+        rectify(skips[item])
+        copy(weights.hidden_bias, hidden[item], hidden.shape[1])
+        copy(weights.last_bias, logits[item], logits.shape[1])
+    multiply_add(weights.hidden, skips, hidden)
+    for item in range(len(skips)):
+        rectify(hidden[item])
+    multiply_add(weights.last, hidden, logits)
+
+
+@compiled
+@no_type_check
+def rectify(values):
+    """ReLU, in place."""
+    for number in range(len(values)):
+        values[number] = max(values[number], np.float32(0))
 
 
 @compiled
@@ -301,11 +322,14 @@ def generate(weights, past, position, classes, uniforms, conditions, temperature
     logits = np.empty((batch, len(weights.last_bias)), np.float32)
     count = len(weights.embedding) // streams - 1
     shares = np.empty(count, np.float64)
+    latest = np.empty((batch, streams), np.int64)
     for t in range(steps):
         step(weights, past, position + t, classes, conditions, logits)
         for item in range(batch):
             for stream in range(streams):
                 number = uniforms[item % len(uniforms), stream, t]
                 scores = logits[item, stream * count : (stream + 1) * count]
-                drawn[item, stream, t] = draw(scores, number, temperature, top_k, top_p, shares)
-        classes = drawn[:, :, t].copy()
+                k = draw(scores, number, temperature, top_k, top_p, shares)
+                drawn[item, stream, t] = k
+                latest[item, stream] = k
+        classes = latest
