@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiovq.config import load_config
+from audiovq.config import PriorExperimentConfig, load_config
 from audiovq.data.manifest import read_manifest
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SHARED = RECIPES / "shared"
 SPEECH = RECIPES / "mini/data"
-CONFIGS = sorted(RECIPES.glob("**/conf/*.yaml"))
+PRIORS = sorted(RECIPES.glob("**/conf/prior*.yaml"))
+CONFIGS = sorted({*RECIPES.glob("**/conf/*.yaml")} - {*PRIORS})
 RUNS = sorted(RECIPES.glob("*/run.sh"))
 SCRIPTS = sorted(RECIPES.glob("**/*.sh"))
 
@@ -43,6 +44,7 @@ def bash(*command: object, cwd: Path | None = None) -> subprocess.CompletedProce
 def test_recipes_are_found():
     assert {"mini/run.sh", "vctk/run.sh"} <= set(map(name_of, RUNS))
     assert {path.parents[1].name for path in CONFIGS} >= {"mini", "vctk"}
+    assert {path.parents[1].name for path in PRIORS} >= {"mini", "vctk"}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=name_of)
@@ -56,6 +58,19 @@ def test_config_parses_and_builds(path):
     with torch.no_grad():
         output = model(torch.zeros(1, 1, 3 * config.hop_length))
     assert output.wave.shape == (1, 1, 3 * config.hop_length)
+
+
+@pytest.mark.parametrize("path", PRIORS, ids=name_of)
+def test_config_of_a_prior_parses_and_builds(path, tiny_prior):
+    import torch
+
+    from audiovq.models.prior import PriorNetwork
+
+    config = load_config(path, ["speakers=[a, b]"], PriorExperimentConfig)
+    network = PriorNetwork(config.model_copy(update={"codes": tiny_prior().codes}).model_part())
+    log_p = network.log_prob(torch.zeros(1, 1, 5, dtype=torch.long), torch.tensor([1]))
+    assert log_p.shape == (1, 1, 5)
+    assert config.speaker_dropout > 0  # Utterances of unknown speakers are no mistake in a recipe.
 
 
 # --- shipped speech ------------------------------------------------------------------------------------------
@@ -168,7 +183,8 @@ def stages(tmp_path):
     script = tmp_path / "stages.sh"
     script.write_text(
         f'set -euo pipefail\nsource "{SHARED}/parse_options.sh"\nsource "{SHARED}/stages.sh"\n'
-        'exp="an exp"\nstage=\nstop_stage=\nsettings=default\nparse_options exp stage stop_stage settings -- "$@"\n'
+        'exp="an exp"\nstage=\nstop_stage=\nsettings=default\nsettings_two=\n'
+        'parse_options exp stage stop_stage settings settings_two -- "$@"\n'
         "one() { echo ran one; }\ntwo() { test ! -e broken; echo ran two; }\nthree() { echo ran three; }\n"
         "run_stages 1 one two three\n"
     )
@@ -209,6 +225,12 @@ def test_stages_run_again_with_other_settings(stages):
     stages()
     assert stages("--settings", "other") == (0, ["one", "two", "three"])
     assert stages("--settings", "other") == (0, [])
+
+
+def test_a_stage_with_settings_of_its_own_runs_again_when_they_change(stages):
+    stages("--settings-two", "a")
+    assert stages("--settings-two", "a") == (0, [])
+    assert stages("--settings-two", "b") == (0, ["two", "three"])
 
 
 @pytest.mark.parametrize("value", ["0", "4", "two", "-1", "1.5", "10"])
@@ -273,6 +295,10 @@ FEW_STEPS = (
     "training.steps=2 training.warmup_steps=1 training.valid_every=2 training.valid_utterances=1 "
     "data.batch_size=2 data.crop_seconds=0.5 data.workers=1"
 )
+FEW_PRIOR_STEPS = (
+    "training.steps=2 training.warmup_steps=1 training.valid_every=2 training.valid_utterances=1 "
+    "training.precision=fp32 layers=2 residual_channels=4 skip_channels=4 crop_frames=20 batch_size=2"
+)
 VOICES = {"p225": "allison", "p226": "june", "p227": "carlo", "p315": "ivrvoice"}
 
 
@@ -301,13 +327,14 @@ def vctk(tmp_path_factory):
     return root
 
 
-def check_experiment(exp: Path, splits: dict[str, Path]) -> None:
-    """Check what a recipe has made; `splits` says where the codes of which split are."""
+def check_experiment(exp: Path) -> None:
+    """Check what a recipe has made up to its evaluation."""
     from audiovq.models.tokenizer import AudioTokenizer
 
     tokenizer = AudioTokenizer.from_pretrained(exp / "release")
-    for split, tokens in splits.items():
-        assert json.loads((tokens / "tokenizer.json").read_text())["frame_rate"] == tokenizer.frame_rate, split
+    for split in ("train", "dev", "test"):
+        info = json.loads((exp / "codes" / split / "tokenizer.json").read_text())
+        assert info["frame_rate"] == tokenizer.frame_rate, split
     test = read_manifest(exp / "data/test.jsonl.gz")
     assert {path.stem: soundfile.info(path).frames for path in (exp / "wavs").rglob("*.wav")} == {
         utterance.id: utterance.source().length_at(tokenizer.sample_rate) for utterance in test
@@ -316,13 +343,31 @@ def check_experiment(exp: Path, splits: dict[str, Path]) -> None:
     assert (exp / "evaluation/index.html").stat().st_size > 10_000
 
 
+def check_prior(exp: Path, voices: dict[str, int]) -> None:
+    """Check the prior of a recipe, and that it has sampled so many utterances as each voice."""
+    from audiovq.models.code_prior import CodePrior
+    from audiovq.models.tokenizer import AudioTokenizer
+
+    prior, tokenizer = CodePrior.from_pretrained(exp / "prior/release"), AudioTokenizer.from_pretrained(exp / "release")
+    assert prior.codes.weights_sha256 == tokenizer.weights_sha256
+    assert set(prior.speakers) >= set(voices)
+    wavs = sorted((exp / "samples").rglob("*.wav"))
+    assert {voice: sum(path.parent.name == voice for path in wavs) for voice in voices} == voices
+    assert len(wavs) == sum(voices.values())
+    assert {soundfile.info(path).frames for path in wavs} == {5 * tokenizer.sample_rate}
+
+
 @pytest.mark.slow
 def test_vctk_from_end_to_end(vctk, tmp_path):
     exp = tmp_path / "an exp"
     command = [RECIPES / "vctk/run.sh", "--corpus-dir", vctk, "--exp", exp, "--overrides", FEW_STEPS, "--device", "cpu"]
+    command += ["--prior-overrides", FEW_PRIOR_STEPS]
     done = bash(*command)
     assert done.returncode == 0, done.stdout + done.stderr
-    check_experiment(exp, {split: exp / "codes" / split for split in ("train", "dev", "test")})
+    check_experiment(exp)
+    check_prior(
+        exp, dict.fromkeys(sorted({item.speaker for item in read_manifest(exp / "data/train.jsonl.gz")})[:2], 4)
+    )
 
     utterances = [item for split in ("train", "dev", "test") for item in read_manifest(exp / f"data/{split}.jsonl.gz")]
     assert "the decoder of this model is not told who speaks: nothing to convert" in done.stdout
@@ -334,7 +379,7 @@ def test_vctk_from_end_to_end(vctk, tmp_path):
 
     again = bash(*command)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("done already") == 7
+    assert again.stdout.count("done already") == 9
 
 
 WAVENET = (
@@ -347,7 +392,7 @@ def test_vctk_with_a_wavenet_decoder_converts_to_other_voices(vctk, tmp_path):
     exp = tmp_path / "exp"
     options = ["--config", RECIPES / "vctk/conf/vqvae_wavenet.yaml", "--split-by", "utterance", "--exp", exp]
     options += ["--overrides", f"{FEW_STEPS} {WAVENET}", "--device", "cpu", "--voices", "p225 p315"]
-    for stages in (["--stop-stage", "2"], ["--stage", "6"]):
+    for stages in (["--stop-stage", "2"], ["--stage", "6", "--stop-stage", "6"]):
         done = bash(RECIPES / "vctk/run.sh", "--corpus-dir", vctk, *options, *stages)
         assert done.returncode == 0, done.stdout + done.stderr
     (utterance,) = read_manifest(exp / "data/test.jsonl.gz")
@@ -369,10 +414,14 @@ def test_mini_from_end_to_end(vctk, tmp_path):
         "exp",
         "--overrides",
         FEW_STEPS,
+        "--prior-overrides",
+        FEW_PRIOR_STEPS,
         "--device",
         "cpu",
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    check_experiment(tmp_path / "exp", {"test": tmp_path / "exp/codes"})
+    check_experiment(tmp_path / "exp")
+    check_prior(tmp_path / "exp", dict.fromkeys(VOICES, 2))
     assert f"listening page  {tmp_path}/exp/evaluation/index.html" in done.stdout
+    assert f"new speech      {tmp_path}/exp/samples" in done.stdout

@@ -12,6 +12,7 @@ log() {
 #   stop_stage  number of the last stage; empty: all
 #   exp         the experiment's folder; $exp/.done/FUNCTION marks a stage that is done
 #   settings    what the results depend on, in one line; a mark made with other settings does not count
+#   settings_FUNCTION  what a stage depends on besides, if it does
 run_stages() {
   local number=$1 last=$(($1 + $# - 2))
   shift
@@ -28,16 +29,17 @@ run_stages() {
 
 # run_stage NUMBER FUNCTION LATER_FUNCTION...: call a function, unless it is done and was not asked for.
 run_stage() {
-  local number=$1 name=$2 mark=$exp/.done/$2
+  local number=$1 name=$2 mark=$exp/.done/$2 own=settings_$2
+  own="$settings${!own:+ ${!own}}"
   shift
-  if [[ -z $stage && -f $mark && $(<"$mark") == "$settings" ]]; then
+  if [[ -z $stage && -f $mark && $(<"$mark") == "$own" ]]; then
     log "stage $number ($name): done already; --stage $number does it again"
     return
   fi
   log "stage $number ($name)"
   (cd "$exp/.done" && rm -f "$@") # The later stages have to be done again with what this one makes.
   "$name"
-  echo "$settings" >"$mark"
+  echo "$own" >"$mark"
 }
 
 check_stage() {

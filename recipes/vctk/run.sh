@@ -1,23 +1,25 @@
 #!/usr/bin/env bash
 # Train a speech tokenizer on VCTK (Yamagishi et al., release 0.92: 110 English speakers), on one or more GPUs, and
-# tokenize the corpus with it.
+# tokenize the corpus with it; then train a prior over its codes, and sample new speech.
 #
 # usage: run.sh --corpus-dir DIR [--option value ...]
 #
 #   --corpus-dir DIR   the corpus, release 0.92 or 0.80; 0.92 is downloaded to it if there is none
 #   --config FILE      configuration of model and training       (default: conf/vqvae_base.yaml, beside this script)
 #   --overrides "..."  changes to it, as in "training.steps=200 bottleneck.codebook_size=256"
+#   --prior-config FILE      configuration of the prior          (default: conf/prior.yaml, beside this script)
+#   --prior-overrides "..."  changes to it
 #   --exp DIR          folder for everything that is made        (default: exp/CONFIG, beside this script)
 #   --split-by WHAT    speaker: train, dev and test share no speaker (default). utterance: they do, as a decoder needs
 #                      that is told who speaks (conf/vqvae_wavenet.yaml)
 #   --limit N          decode and evaluate N utterances of the test split (default: all); a WaveNet decoder is slow
-#   --voices "..."     speakers as whom stage convert speaks     (default: two of the model's)
+#   --voices "..."     speakers as whom stages convert and sample speak (default: two of the model's)
 #   --num-gpus N       processes that train together, a GPU each (default: 1)
 #   --device NAME      cpu, cuda, ... to train and to run on     (default: auto)
 #   --stage N          start at stage N, even if it is done      (default: the first stage that is not done)
-#   --stop-stage N     stop after stage N                        (default: 6)
+#   --stop-stage N     stop after stage N                        (default: 8)
 #
-# stages: 0 download, 1 prepare, 2 train, 3 tokenize, 4 decode, 5 evaluate, 6 convert
+# stages: 0 download, 1 prepare, 2 train, 3 tokenize, 4 decode, 5 evaluate, 6 convert, 7 train_prior, 8 sample
 
 # shellcheck source-path=SCRIPTDIR
 
@@ -29,6 +31,8 @@ source "$recipe/../shared/stages.sh"
 corpus_dir=
 config=$recipe/conf/vqvae_base.yaml
 overrides=
+prior_config=$recipe/conf/prior.yaml
+prior_overrides=
 exp=
 split_by=speaker
 limit=
@@ -37,9 +41,11 @@ num_gpus=1
 device=auto
 stage=
 stop_stage=
-parse_options corpus_dir config overrides exp split_by limit voices num_gpus device stage stop_stage -- "$@"
+parse_options corpus_dir config overrides prior_config prior_overrides exp split_by limit voices num_gpus device stage \
+  stop_stage -- "$@"
 [[ -n $corpus_dir ]] || fail "--corpus-dir: is required, the folder of the corpus or where to download it to"
 [[ -f $config ]] || fail "--config $config: no such file"
+[[ -f $prior_config ]] || fail "--prior-config $prior_config: no such file"
 [[ $split_by == speaker || $split_by == utterance ]] ||
   fail "--split-by $split_by: expected speaker or utterance"
 [[ -z $limit || $limit =~ ^[1-9][0-9]*$ ]] || fail "--limit $limit: expected a number from 1 on"
@@ -59,15 +65,20 @@ prepare() {
   audiovq prepare vctk "$corpus_dir" --split-by "$split_by" --output "$exp/data" --force
 }
 
-train() {
+# launch COMMAND ARGUMENT...: an audiovq command that trains, on all GPUs.
+launch() {
   local launcher=(audiovq)
   if ((num_gpus > 1)); then
     launcher=(accelerate launch --multi_gpu --num_processes "$num_gpus" --num_machines 1 --mixed_precision no
       --dynamo_backend no -m audiovq)
   fi
+  "${launcher[@]}" "$@" --device "$device"
+}
+
+train() {
   # shellcheck disable=SC2086 # One word an override.
-  "${launcher[@]}" train "$config" data.train="$exp/data/train.jsonl.gz" data.valid="$exp/data/dev.jsonl.gz" \
-    $overrides --output "$exp" --device "$device"
+  launch train "$config" data.train="$exp/data/train.jsonl.gz" data.valid="$exp/data/dev.jsonl.gz" $overrides \
+    --output "$exp"
 }
 
 tokenize() {
@@ -80,7 +91,7 @@ tokenize() {
 
 decode() {
   if [[ -n $limit ]]; then
-    python "$recipe/local/choose.py" ids "$exp/data/test.jsonl.gz" "$limit" >"$exp/decoded"
+    python "$recipe/../shared/choose.py" ids "$exp/data/test.jsonl.gz" "$limit" >"$exp/decoded"
   fi
   audiovq decode "$exp/release" "$exp/codes/test" ${limit:+--utt-ids "@$exp/decoded"} --output "$exp/wavs" \
     --device "$device" --force
@@ -91,26 +102,51 @@ evaluate() {
     --device "$device" --force
 }
 
+# voices_of RELEASE: the speakers to speak as, a line each, of those that a model or a prior knows.
+voices_of() {
+  if [[ -n $voices ]]; then
+    tr ' ' '\n' <<<"$voices"
+  else
+    python "$recipe/../shared/choose.py" speakers "$1" 2
+  fi
+}
+
 convert() {
-  local files=() path voice
-  voices=${voices:-$(python "$recipe/local/choose.py" speakers "$exp/release" 2)}
-  if [[ -z $voices ]]; then
+  local files=() path voice chosen
+  chosen=$(voices_of "$exp/release")
+  if [[ -z $chosen ]]; then
     log "the decoder of this model is not told who speaks: nothing to convert"
     return
   fi
   while IFS= read -r path; do
     files+=("$path")
-  done < <(python "$recipe/local/choose.py" paths "$exp/data/test.jsonl.gz" 4)
-  for voice in $voices; do
+  done < <(python "$recipe/../shared/choose.py" paths "$exp/data/test.jsonl.gz" 4)
+  for voice in $chosen; do
     audiovq convert "$exp/release" "${files[@]}" --speaker "$voice" --output "$exp/converted/$voice" \
       --device "$device" --force
   done
 }
 
+train_prior() {
+  # shellcheck disable=SC2086 # One word an override.
+  launch train-prior "$prior_config" tokens="$exp/codes/train" $prior_overrides --output "$exp/prior"
+}
+
+sample() {
+  local chosen voice
+  chosen=$(voices_of "$exp/prior/release")
+  while IFS= read -r voice; do # Once, as nobody, for a prior that is not told who speaks.
+    audiovq sample "$exp/prior/release" "$exp/release" ${voice:+--speaker "$voice"} --num 4 \
+      --output "$exp/samples/${voice:-nobody}" --device "$device" --force
+  done <<<"$chosen"
+}
+
 mkdir -p "$exp"
 exp=$(cd "$exp" && pwd)
 settings="corpus $corpus_dir config $(cksum <"$config") overrides $overrides split-by $split_by"
-run_stages 0 download prepare train tokenize decode evaluate convert
+# shellcheck disable=SC2034 # Read by run_stages.
+settings_train_prior="prior $(cksum <"$prior_config") overrides $prior_overrides"
+run_stages 0 download prepare train tokenize decode evaluate convert train_prior sample
 
 if [[ -f $exp/.done/evaluate ]]; then
   cat <<END
@@ -119,5 +155,11 @@ listening page  $exp/evaluation/index.html
 codes           $exp/codes
 wavs            $exp/wavs
 model           $exp/release
+END
+fi
+if [[ -f $exp/.done/sample ]]; then
+  cat <<END
+new speech      $exp/samples
+prior           $exp/prior/release
 END
 fi

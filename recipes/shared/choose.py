@@ -1,7 +1,7 @@
 """What some stages of run.sh work on, a line each and evenly spread over all.
 
 usage: choose.py ids|paths MANIFEST COUNT
-       choose.py speakers MODEL COUNT
+       choose.py speakers MODEL|PRIOR COUNT
 """
 
 from __future__ import annotations
@@ -9,14 +9,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from audiovq.config import AutoencoderConfig
+from audiovq.config import AutoencoderConfig, PriorConfig
 from audiovq.data.dataset import evenly_spread
 from audiovq.data.manifest import read_manifest
-from audiovq.models.release import read_config
+from audiovq.models.release import kind_of, read_config
 
 
 def names(kind: str, source: Path) -> list[str]:
-    """Ids or paths of a manifest's utterances, or the speakers that a model knows."""
+    """Ids or paths of a manifest's utterances, or the speakers that a tokenizer or a prior knows."""
+    if kind == "speakers" and kind_of(source) == "prior":
+        return read_config(source, PriorConfig).speakers
     if kind == "speakers":
         return read_config(source, AutoencoderConfig).speakers
     return [utterance.id if kind == "ids" else str(utterance.path) for utterance in read_manifest(source)]
