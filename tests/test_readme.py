@@ -12,16 +12,16 @@ import soundfile
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SMALL = [
-    *("training.steps=2", "training.valid_every=2", "training.valid_utterances=1"),
-    *("data.batch_size=2", "bottleneck.codebook_size=16", "latent_dim=4", "decoder.layers=1"),
-]
+SHORT = ["training.steps=2", "training.valid_every=2", "training.valid_utterances=1"]
+SMALL = [*SHORT, "data.batch_size=2", "bottleneck.codebook_size=16", "latent_dim=4", "decoder.layers=1"]
 SMALL_OF = {
-    "mini.yaml": ["encoder.channels=[2,2,4,4,8]", "decoder.dim=8"],
+    "mini.yaml": [*SMALL, "encoder.channels=[2,2,4,4,8]", "decoder.dim=8"],
     "vqvae_wavenet.yaml": [
+        *SMALL,
         *("sample_rate=4000", "decoder.residual_channels=4", "decoder.skip_channels=4"),
         "training.precision=fp32",  # Accelerate keeps the precision of the first run for the whole process.
     ],
+    "prior.yaml": [*SHORT, "batch_size=2", "layers=2", "residual_channels=4", "skip_channels=4"],
 }
 
 
@@ -47,11 +47,11 @@ def test_the_readme_works_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
 
     listed = commands("audiovq")
-    assert {"prepare", "train", "evaluate", "tokenize", "encode", "decode", "convert", "info"} <= {
-        words[0] for words in listed
-    }
+    assert {
+        *("prepare", "train", "evaluate", "tokenize", "encode", "decode", "convert", "info", "train-prior", "sample")
+    } <= {words[0] for words in listed}
     for words in listed:
-        small = [*SMALL, *SMALL_OF[Path(words[1]).name]] if words[0] == "train" else []
+        small = SMALL_OF[Path(words[1]).name] if words[0] in {"train", "train-prior"} else []
         code, _, err = run(*words, *small)
         assert code == 0, f"audiovq {shlex.join(words)}: {err}"
 
