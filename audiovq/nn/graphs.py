@@ -35,6 +35,7 @@ class GraphWaveNet(Stepper):
         self._rows = [
             torch.arange(0, len(past), len(past) // (kernel - 1), device=weight.device) for past in self._past
         ]
+        self._matrices = [dilated.weight.detach().mT.flatten(1) for dilated, _ in network.layers()]
         self._classes = torch.full((batch_size, network.streams), network.classes, device=weight.device)
         self._condition = weight.new_zeros(batch_size, config.layers, 2 * channels).detach()
         self._graph = self._capture() if weight.device.type == "cuda" else None
@@ -53,7 +54,8 @@ class GraphWaveNet(Stepper):
             self._condition.copy_(condition)
         if self._graph is None:
             return self._advance()
-        self._graph.replay()
+        with torch.cuda.device_of(self._classes):
+            self._graph.replay()
         return self._logits.clone()
 
     def _advance(self) -> Float[Tensor, "batch streams classes"]:
@@ -61,10 +63,10 @@ class GraphWaveNet(Stepper):
         network = self.network
         x = network.embed(self._classes)
         skips = x.new_zeros(())
-        layers = zip(network.layers(), self._past, self._rows, strict=True)
-        for number, ((dilated, output), past, rows) in enumerate(layers):
+        layers = zip(network.layers(), self._matrices, self._past, self._rows, strict=True)
+        for number, ((dilated, output), matrix, past, rows) in enumerate(layers):
             taps = torch.cat([past.index_select(0, rows), x[None]])
-            gates = F.linear(taps.transpose(0, 1).flatten(1), dilated.weight.mT.flatten(1), dilated.bias)
+            gates = F.linear(taps.transpose(0, 1).flatten(1), matrix, dilated.bias)
             past.index_copy_(0, rows[:1], x[None])
             rows.copy_((rows + 1) % len(past))
             z = gate(gates + self._condition[:, number], -1)
@@ -76,14 +78,16 @@ class GraphWaveNet(Stepper):
     def _capture(self) -> torch.cuda.CUDAGraph:
         changed = [*self._past, *self._rows]
         before = [tensor.clone() for tensor in changed]
-        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP_STEPS):
-                self._advance()
-        torch.cuda.current_stream().wait_stream(stream)
-        with torch.cuda.graph(graph):
-            self._logits = self._advance()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.device_of(self._classes):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UP_STEPS):
+                    self._advance()
+            torch.cuda.current_stream().wait_stream(stream)
+            with torch.cuda.graph(graph):
+                self._logits = self._advance()
         for tensor, value in zip(changed, before, strict=True):
             tensor.copy_(value)
         return graph

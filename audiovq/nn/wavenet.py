@@ -150,6 +150,8 @@ class CachedWaveNet(Stepper):
         self.buffers = [
             weight.new_zeros(((kernel - 1) * dilation, batch_size, channels)) for dilation in network.config.dilations
         ]
+        # Each dilated convolution as a matrix over its taps side by side, the oldest first.
+        self.matrices = [dilated.weight.detach().mT.flatten(1) for dilated, _ in network.layers()]
         self.steps = 0
 
     def start(self) -> Int[Tensor, "batch streams"]:
@@ -173,7 +175,7 @@ class CachedWaveNet(Stepper):
         for number, (dilated, output) in enumerate(network.layers()):
             past, dilation = self.buffers[number], network.config.dilations[number]
             taps = [*(past[(self.steps + back) % len(past)] for back in range(0, len(past), dilation)), x]
-            gates = F.linear(torch.cat(taps, -1), dilated.weight.mT.flatten(1), dilated.bias)
+            gates = F.linear(torch.cat(taps, -1), self.matrices[number], dilated.bias)
             if len(past):
                 past[self.steps % len(past)] = x
             if condition is not None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 
+import numba
 import pytest
 import torch
 
 from audiovq.config import WaveNetConfig
-from audiovq.nn import stepping
+from audiovq.nn import kernels, stepping
 from audiovq.nn.compiled import CompiledWaveNet
 from audiovq.nn.graphs import GraphWaveNet
 from audiovq.nn.sampling import sample
@@ -138,6 +139,18 @@ def test_gated_units_hold_far_from_zero():
     fast, readable = CompiledWaveNet(network, 1), CachedWaveNet(network, 1)
     expected = readable.step(readable.start(), condition)
     torch.testing.assert_close(fast.step(fast.start(), condition), expected, atol=1e-5, rtol=0)
+
+
+def test_kernels_compile_where_no_folder_can_keep_the_result(monkeypatch):
+    def njit(cache=False, **options):
+        if cache:
+            raise RuntimeError("no locator available")
+        return numba.njit(**options)
+
+    monkeypatch.setattr(kernels, "njit", njit)
+    doubled = kernels.compiled(lambda x: 2 * x)
+    assert doubled(3) == 6
+    assert doubled.signatures
 
 
 # --- which one is taken ----------------------------------------------------------------------------------------------
