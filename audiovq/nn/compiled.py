@@ -46,11 +46,10 @@ class CompiledWaveNet(Stepper):
         self, classes: Int[Tensor, "batch streams"], condition: Float[Tensor, "#batch layers gates"] | None = None
     ) -> Float[Tensor, "batch streams classes"]:
         logits = torch.empty(len(self._past), len(self._weights.last_bias))
-        conditions, previous, out = self._with_biases(condition), array(classes), logits.numpy()
+        previous, conditions, out = self._previous(classes), self._conditions(condition), logits.numpy()
 
         def advance(part: slice) -> None:
-            own = items(conditions, part)
-            kernels.step(self._weights, self._past[part], self._steps, previous[part], own, out[part])
+            kernels.step(self._weights, self._past[part], self._steps, previous[part], conditions[part], out[part])
 
         self._run(advance, 1)
         return logits[:, : self._streams * self._classes].unflatten(1, (self._streams, self._classes))
@@ -65,20 +64,32 @@ class CompiledWaveNet(Stepper):
         top_p: float = 1.0,
     ) -> Int[Tensor, "batch streams time"]:
         drawn = torch.empty(len(self._past), self._streams, uniforms.shape[-1], dtype=torch.long)
-        conditions, numbers = self._with_biases(condition), array(uniforms.double())
-        classes, out = array(previous), drawn.numpy()
-        options = float(temperature), top_k or 0, float(top_p)
+        classes, conditions, out = self._previous(previous), self._conditions(condition), drawn.numpy()
+        numbers = array(uniforms.double().expand(drawn.shape))
+        filters = float(temperature), top_k or 0, float(top_p)
 
         def advance(part: slice) -> None:
-            own = items(numbers, part), items(conditions, part), *options, out[part]
-            kernels.generate(self._weights, self._past[part], self._steps, classes[part], *own)
+            given = classes[part], numbers[part], conditions[part]
+            kernels.generate(self._weights, self._past[part], self._steps, *given, *filters, out[part])
 
         self._run(advance, uniforms.shape[-1])
         return drawn
 
-    def _with_biases(self, condition: Float[Tensor, "#batch layers gates"] | None) -> np.ndarray:
+    def _previous(self, classes: Int[Tensor, "batch streams"]) -> np.ndarray:
+        """The classes of the step before; the kernels would read memory that is not theirs for others."""
+        shape = (len(self._past), self._streams)
+        if classes.shape != shape or not 0 <= classes.min() <= classes.max() <= self._classes:
+            raise ValueError(
+                f"expected classes {shape} from 0 to {self._classes}, "
+                f"found {tuple(classes.shape)} from {classes.min()} to {classes.max()}"
+            )
+        return array(classes)
+
+    def _conditions(self, condition: Float[Tensor, "#batch layers gates"] | None) -> np.ndarray:
+        """What is added to the gates of each item: [B, L, (2R)']."""
         biases = self._weights.gate_biases
-        return biases[None] if condition is None else array(pad(condition)) + biases
+        added = biases if condition is None else biases + array(pad(condition))
+        return np.ascontiguousarray(np.broadcast_to(added, (len(self._past), *biases.shape)))
 
     def _run(self, advance: Callable[[slice], None], steps: int) -> None:
         """Let all parts of the batch advance, each in a thread; numba lets go of Python's lock."""
@@ -119,8 +130,3 @@ def pad(tensor: Float[Tensor, "*batch outputs"]) -> Float[Tensor, "*batch padded
 def array(tensor: Tensor) -> np.ndarray:
     """The same values, contiguous, for the kernels."""
     return tensor.detach().contiguous().numpy()
-
-
-def items(values: np.ndarray, part: slice) -> np.ndarray:
-    """The part of a batch, or what holds for all of it."""
-    return values if len(values) == 1 else values[part]

@@ -270,7 +270,7 @@ def step(weights, past, position, classes, conditions, logits):
                     row -= length
             copy(state[item], x[(taps - 1) * channels :], channels)
             copy(state[item], queue[oldest], channels)
-            copy(conditions[item if len(conditions) > 1 else 0, layer], gates[item], gates.shape[1])
+            copy(conditions[item, layer], gates[item], gates.shape[1])
             add(weights.output_biases[layer], state[item], state.shape[1])
         first += length
         multiply_add(weights.gates[layer], inputs, gates)
@@ -314,8 +314,8 @@ def generate(weights, past, position, classes, uniforms, conditions, temperature
         past: ring buffers [B, rows of all layers, R], written to.
         position: steps taken before.
         classes: [B, Q], of the step before the first.
-        uniforms: numbers [B or 1, Q, T] in double precision.
-        conditions: what is added to the gates, their biases included: [B or 1, L, (2R)'].
+        uniforms: numbers [B, Q, T] in double precision.
+        conditions: what is added to the gates, their biases included: [B, L, (2R)'].
         drawn: classes [B, Q, T], written to.
     """
     batch, streams, steps = drawn.shape
@@ -327,7 +327,7 @@ def generate(weights, past, position, classes, uniforms, conditions, temperature
         step(weights, past, position + t, classes, conditions, logits)
         for item in range(batch):
             for stream in range(streams):
-                number = uniforms[item % len(uniforms), stream, t]
+                number = uniforms[item, stream, t]
                 scores = logits[item, stream * count : (stream + 1) * count]
                 k = draw(scores, number, temperature, top_k, top_p, shares)
                 drawn[item, stream, t] = k

@@ -141,6 +141,13 @@ def test_gated_units_hold_far_from_zero():
     torch.testing.assert_close(fast.step(fast.start(), condition), expected, atol=1e-5, rtol=0)
 
 
+def test_what_the_kernels_could_not_read_is_refused():
+    stepper = CompiledWaveNet(build(), 2)
+    for classes in ([[0], [13]], [[0], [-1]], [[0], [0], [0]]):
+        with pytest.raises(ValueError, match=r"expected classes \(2, 1\) from 0 to 12, found"):
+            stepper.step(torch.tensor(classes))
+
+
 def test_kernels_compile_where_no_folder_can_keep_the_result(monkeypatch):
     def njit(cache=False, **options):
         if cache:
