@@ -5,11 +5,12 @@ torch is imported when a function first needs it, so that commands which only re
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +35,10 @@ MU_LAW_CLASSES = 256
 
 _RESAMPLE_WIDTH = 6  # Zero crossings on each side of torchaudio's interpolation filter, its default.
 _RESAMPLE_BLOCK = 8192  # Samples that are resampled at a time, about.
+_MAX_FILTER = 2**24  # Coefficients of an interpolation filter: 64 MiB.
+
+Span = tuple[int, int]
+"""First byte and number of bytes of an audio file that lies within another file, such as a tar."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +58,25 @@ class AudioSource:
     num_samples: int
     """Length of the segment in samples, at the file's rate."""
     channels: int = 1
+    span: Span | None = None
+    """Where the audio lies within `path`; None: it is the whole file."""
 
     @classmethod
-    def open(cls, path: str | Path, offset: float = 0.0, duration: float | None = None) -> AudioSource:
+    def open(
+        cls, path: str | Path, offset: float = 0.0, duration: float | None = None, span: Span | None = None
+    ) -> AudioSource:
         """Read a file's header.
 
         Args:
             offset: start of the segment in seconds.
             duration: length of the segment in seconds; None means up to the end.
+            span: where in the file the audio lies, if it is not the whole file.
 
         Raises:
             AudioError: the file is missing, empty, truncated or no audio, or the segment lies outside it.
         """
         path = Path(path)
-        with _open(path) as file:
+        with _open(path, span) as file:
             rate, total, channels = file.samplerate, file.frames, file.channels
         if total <= 0:
             raise AudioError(f"{path}: holds no samples")
@@ -76,7 +86,7 @@ class AudioSource:
             raise AudioError(
                 f"{path}: segment of {count} samples from sample {first} lies outside the file's {total} samples"
             )
-        return cls(path, rate, first, count, channels)
+        return cls(path, rate, first, count, channels, span)
 
     @property
     def duration(self) -> float:
@@ -98,20 +108,20 @@ class AudioSource:
         stop = length if count is None else start + count
         if not 0 <= start < stop <= length:
             raise AudioError(f"{self.path}: samples {start} to {stop} asked for, the signal has {length}")
-        with _open(self.path) as file:
+        with _open(self.path, self.span) as file:
             return self._piece(_Reader(self, file), rate, start, stop)
 
     def blocks(self, sample_rate: int, size: int) -> Iterator[Float[Tensor, "1 time"]]:
         """The whole segment as consecutive blocks of `size` samples at `sample_rate`; the last may be shorter."""
         length = self.length_at(sample_rate)
-        with _open(self.path) as file:
+        with _open(self.path, self.span) as file:
             reader = _Reader(self, file)
             for start in range(0, length, size):
                 yield self._piece(reader, sample_rate, start, min(start + size, length))
 
     def check_end(self) -> None:
         """Raise `AudioError` if the last sample cannot be decoded: a header says nothing about a truncated file."""
-        with _open(self.path) as file:
+        with _open(self.path, self.span) as file:
             _Reader(self, file).samples(self.num_samples - 1, self.num_samples)
 
     def _piece(self, reader: _Reader, rate: int, start: int, stop: int) -> Float[Tensor, "1 time"]:
@@ -227,7 +237,7 @@ class AudioWriter:
                 yield file
 
 
-def find_audio_files(folder: str | Path) -> list[Path]:
+def find_audio_files(folder: str | Path, suffixes: Collection[str] = AUDIO_SUFFIXES) -> list[Path]:
     """All audio files below a folder, by suffix, sorted; links to folders are followed, hidden names passed over.
 
     Raises:
@@ -247,7 +257,7 @@ def find_audio_files(folder: str | Path) -> list[Path]:
         if place not in seen:
             found += [Path(root, name) for name in files if not name.startswith(".")]
         seen.add(place)
-    return sorted(path for path in found if path.suffix.lower() in AUDIO_SUFFIXES)
+    return sorted(path for path in found if path.suffix.lower() in suffixes)
 
 
 def resample(wave: Float[Tensor, "*batch time"], source_rate: int, target_rate: int) -> Float[Tensor, "*batch time2"]:
@@ -256,7 +266,7 @@ def resample(wave: Float[Tensor, "*batch time"], source_rate: int, target_rate: 
     A sample comes out the same, to the bit, whatever else is in the batch and however much follows it.
 
     Raises:
-        AudioError: a rate is not positive.
+        AudioError: a rate is not positive, or their ratio is of numbers so large that the filter would fill the memory.
     """
     import torch
 
@@ -291,6 +301,11 @@ class _Grid:
     def of(cls, source_rate: int, target_rate: int) -> _Grid:
         divisor = math.gcd(source_rate, target_rate)
         source_step, target_step = source_rate // divisor, target_rate // divisor
+        if source_step * target_step > _MAX_FILTER:
+            raise AudioError(
+                f"{source_rate} Hz cannot be resampled to {target_rate} Hz: their ratio is that of {source_step} to "
+                f"{target_step}; convert the audio to a usual rate first"
+            )
         # `source_step` samples become `target_step` samples, each by the same filters; a filter looks this many
         # samples to either side (torchaudio widens it by the ratio when the rate goes down).
         reach = math.ceil(_RESAMPLE_WIDTH * max(source_step, target_step) / (0.99 * target_step)) + source_step
@@ -355,7 +370,8 @@ def mu_law_decode(classes: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     return mu_law_decoding(classes, MU_LAW_CLASSES)
 
 
-def _open(path: Path) -> soundfile.SoundFile:
+@contextmanager
+def _open(path: Path, span: Span | None = None) -> Iterator[soundfile.SoundFile]:
     """Open a file for reading, or say in one line why that cannot be done."""
     if path.is_dir():
         raise AudioError(f"{path}: is a folder, expected an audio file")
@@ -364,17 +380,58 @@ def _open(path: Path) -> soundfile.SoundFile:
             empty = not file.read(1)
     except OSError as error:
         raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
-    if empty:
+    if empty or (span and not span[1]):
         raise AudioError(f"{path}: is empty (0 bytes)")
-    try:
-        file = soundfile.SoundFile(path)
-    except (soundfile.LibsndfileError, TypeError, UnicodeEncodeError) as error:
-        raise AudioError(f"{path}: is no audio that libsndfile reads ({_reason(error)})") from error
-    missing = _missing_bytes(file)
-    if missing:
-        file.close()
-        raise AudioError(f"{path}: is truncated: {missing} bytes of its audio data are missing")
-    return file
+    with nullcontext(path) if span is None else _FilePart(path, span) as given:
+        try:
+            file = _ReadOn(given)  # type: ignore[arg-type]  # Any object that can be read and sought.
+        except (soundfile.LibsndfileError, TypeError, UnicodeEncodeError) as error:
+            raise AudioError(f"{path}: is no audio that libsndfile reads ({_reason(error)})") from error
+        with file:
+            if missing := _missing_bytes(file):
+                raise AudioError(f"{path}: is truncated: {missing} bytes of its audio data are missing")
+            yield file
+
+
+class _ReadOn(soundfile.SoundFile):
+    """A sound file that is not sought to where it is after each read, which makes the decoder of MP3 go astray."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class _FilePart(io.RawIOBase):
+    """Some bytes of a file, as a file of its own."""
+
+    def __init__(self, path: Path, span: Span):
+        self._file = path.open("rb", buffering=0)
+        self._first, self._size = span
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = min(len(buffer), max(0, self._size - self._position))
+        data = os.pread(self._file.fileno(), size, self._first + self._position)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _missing_bytes(file: soundfile.SoundFile) -> int:

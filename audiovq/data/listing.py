@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -38,27 +38,37 @@ class Entry:
             ManifestError: id or path cannot stand in a manifest.
         """
         check_id(self.id)
-        source = AudioSource.open(self.path)
-        source.check_end()
-        rate, total = source.sample_rate, source.num_samples
-        first = round(self.start * rate)
-        last = total if self.end is None else round(self.end * rate)
-        if total < last <= total + _OVERSHOOT * rate:
-            last = total
-        if not 0 <= first < last <= total:
-            end = "its end" if self.end is None else f"{self.end} s"
-            raise AudioError(f"{self.path}: segment from {self.start} s to {end} lies outside its {total / rate:.3f} s")
+        whole = AudioSource.open(self.path)
+        whole.check_end()
+        source = cut(whole, self.start, self.end)
         return Utterance(
             id=self.id,
             path=self.path,
-            offset=first / rate,
-            duration=(last - first) / rate,
-            sample_rate=rate,
-            num_samples=last - first,
+            offset=source.first / source.sample_rate,
+            duration=source.duration,
+            sample_rate=source.sample_rate,
+            num_samples=source.num_samples,
             speaker=self.speaker,
             text=self.text,
             split=self.split,
         )
+
+
+def cut(whole: AudioSource, start: float, end: float | None) -> AudioSource:
+    """The segment of a file from `start` to `end` in seconds; None: to the end of the file.
+
+    Raises:
+        AudioError: the segment lies outside the file.
+    """
+    rate, total = whole.sample_rate, whole.num_samples
+    first = round(start * rate)
+    last = total if end is None else round(end * rate)
+    if total < last <= total + _OVERSHOOT * rate:
+        last = total
+    if not 0 <= first < last <= total:
+        shown = "its end" if end is None else f"{end} s"
+        raise AudioError(f"{whole.path}: segment from {start} s to {shown} lies outside its {total / rate:.3f} s")
+    return replace(whole, first=first, num_samples=last - first)
 
 
 @dataclass(frozen=True, slots=True)

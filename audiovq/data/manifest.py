@@ -136,9 +136,13 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     Raises:
         ManifestError: the file cannot be read or holds nothing, or a line is wrong; names file, line, field.
     """
+    return list(iterate_manifest(path))
+
+
+def iterate_manifest(path: str | Path) -> Iterator[Utterance]:
+    """The utterances of a manifest, one in memory at a time; raises as `read_manifest`, when it comes to the line."""
     path = Path(path)
     folder = path.resolve().parent
-    utterances: list[Utterance] = []
     seen: dict[str, int] = {}
     for number, line in _lines(path):
         try:
@@ -148,10 +152,9 @@ def read_manifest(path: str | Path) -> list[Utterance]:
         if utterance.id in seen:
             raise ManifestError(f"{path}:{number}: id: {utterance.id!r} stands in line {seen[utterance.id]} already")
         seen[utterance.id] = number
-        utterances.append(utterance)
-    if not utterances:
+        yield utterance
+    if not seen:
         raise ManifestError(f"{path}: holds no utterances")
-    return utterances
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
