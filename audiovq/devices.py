@@ -45,6 +45,20 @@ def full_float32() -> Iterator[None]:
             torch.set_float32_matmul_precision(before)
 
 
+@contextlib.contextmanager
+def single_threaded() -> Iterator[int]:
+    """Compute each operation on the CPU in one thread; yields how many it may use otherwise.
+
+    For several Python threads, each of which computes something of its own.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield threads
+    finally:
+        torch.set_num_threads(threads)
+
+
 def _cudnn_without_tf32() -> contextlib.AbstractContextManager[None]:
     cudnn = torch.backends.cudnn
     return cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False)

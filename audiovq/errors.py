@@ -37,6 +37,10 @@ class TrainingError(AudioVQError):
     """Training that cannot go on, such as a loss that is no longer finite."""
 
 
+class WorkerError(AudioVQError):
+    """A worker process that ended before its work did; what it had committed is kept."""
+
+
 class Stopped(AudioVQError):
     """A signal asked a job to stop; what it had done is saved, and the same command goes on from there."""
 

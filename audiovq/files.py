@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -24,10 +25,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix is kept, since writers such as soundfile choose the format by it.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    handle, temporary = _locked_partial(path)
     try:
         yield temporary
         with temporary.open("rb+") as file:
@@ -37,6 +35,36 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _fsync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def remove_stale_partials(folder: Path) -> None:
+    """Remove the temporary files of `atomic_path` in a folder whose writers are gone.
+
+    A writer holds a lock on its file, which ends with the process, however it ends; those of other hosts are seen, too,
+    where the file system has such locks. Where it has none, nothing is removed.
+    """
+    for path in folder.glob(".partial-*"):
+        with contextlib.suppress(OSError), path.open("rb+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+def _locked_partial(path: Path) -> tuple[int, Path]:
+    """A new temporary file beside `path`, open and locked (see `remove_stale_partials`)."""
+    while True:
+        # The suffix is kept, since writers such as soundfile choose the format by it.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            continue  # Taken for stale before it was locked.
+        except OSError:
+            return handle, Path(name)  # There are no locks on this file system.
+        if os.fstat(handle).st_nlink:
+            return handle, Path(name)
+        os.close(handle)
 
 
 @contextlib.contextmanager
