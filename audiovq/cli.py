@@ -16,8 +16,8 @@ from typing import Annotated
 import typer
 
 import audiovq
-from audiovq import cli_prior, cli_tokens
-from audiovq.errors import AudioVQError, Stopped, TokenError
+from audiovq import cli_prior, cli_tokenize, cli_tokens
+from audiovq.errors import AudioVQError, Stopped, TokenError, WorkerError
 
 app = typer.Typer(
     name="audiovq",
@@ -28,6 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+app.add_typer(cli_tokenize.app)
 app.add_typer(cli_prior.app)
 app.add_typer(cli_tokens.app, name="tokens")
 
@@ -44,7 +45,9 @@ def main() -> None:
         app()
     except AudioVQError as error:
         print(f"audiovq: {error}", file=sys.stderr)
-        sys.exit(128 + error.signal_number if isinstance(error, Stopped) else 2)
+        if isinstance(error, Stopped):
+            sys.exit(128 + error.signal_number)
+        sys.exit(1 if isinstance(error, WorkerError) else 2)
     except OSError as error:
         # Such as a full disk or an output that may not be written. Anything without a file is a bug: show it whole.
         if error.filename is None and error.errno != errno.ENOSPC:
@@ -163,38 +166,6 @@ def train(
     progress = train_autoencoder(experiment, output, device)
     if os.environ.get("RANK", "0") == "0":  # Set by launchers of several processes.
         typer.echo(f"{progress.step} steps done, best validation loss {progress.best_loss:.4f}: {output / 'release'}")
-
-
-@app.command()
-def tokenize(
-    model: Model,
-    data: Annotated[
-        Path, typer.Argument(metavar="MANIFEST_OR_DIR", help="Manifest (.jsonl, .jsonl.gz), or folder of audio files.")
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="TOKENS", help="Folder of the token data set; resumed if begun.")
-    ],
-    batch_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of audio in a batch.")] = 60.0,
-    device: Device = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Remove other codes that the folder holds.")] = False,
-) -> None:
-    """Encode a data set to Parquet shards of codes.
-
-    Audio that cannot be used is listed in rejected.jsonl, and the exit code is 1. The same command goes on where an
-    earlier run stopped.
-    """
-    from audiovq.models.tokenizer import AudioTokenizer
-    from audiovq.tokenization.plan import list_utterances
-    from audiovq.tokenization.run import tokenize
-
-    utterances, unusable = list_utterances(data)
-    tokenizer = AudioTokenizer.from_pretrained(model, device)
-    summary = tokenize(tokenizer, utterances, output, batch_seconds, unusable, force)
-    rejected = [f"{item['utt_id']}: {item['reason']}" for item in summary.rejected]
-    typer.echo(
-        f"{summary.utterances} utterances, {summary.seconds / 3600:.2f} hours, {summary.frames} frames: {output}"
-    )
-    _fail_if(rejected)
 
 
 @app.command()

@@ -26,9 +26,9 @@ class Format(str, Enum):
 @app.command()
 def verify(
     tokens: Tokens,
-    manifest: Annotated[
-        Path | None,
-        typer.Option(metavar="MANIFEST", help="Manifest of what was tokenized, to compare the ids and lengths with."),
+    input: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="INPUT", help="What was tokenized, to compare ids and lengths with; may be repeated."),
     ] = None,
     model: Annotated[
         str | None, typer.Option(metavar="MODEL", help="The model, to encode some utterances again and compare.")
@@ -41,14 +41,14 @@ def verify(
     Checks every row, and shards against the SHA-256 and counts in their sidecars. Prints what was checked; the exit
     code is 1 if anything is wrong, with a line for each problem.
     """
-    from audiovq.data.manifest import read_manifest
     from audiovq.data.tokens import TokenSet
     from audiovq.models.tokenizer import AudioTokenizer
+    from audiovq.tokenization.sources import list_items
     from audiovq.tokenization.verify import verify_tokens
 
     result = verify_tokens(
         TokenSet(tokens),
-        None if manifest is None else read_manifest(manifest),
+        list_items(input) if input else None,
         None if model is None else AudioTokenizer.from_pretrained(model, device),
         sample,
     )

@@ -104,7 +104,7 @@ def test_folders_without_anything_to_use(run, model, tmp_path):
     empty.mkdir()
     for command, message in (
         ("encode", "holds no audio files"),
-        ("tokenize", "no audio"),
+        ("tokenize", "holds no utterances"),
         ("decode", "holds neither codes files"),
     ):
         code, out, err = run(command, model, empty, "-o", tmp_path / "output")
@@ -148,7 +148,8 @@ def test_a_path_through_a_file(run, model, tmp_path, command):
     (tmp_path / "file").write_text("")
     code, _, err = run(command, model, tmp_path / "file/below", "-o", tmp_path / "output")
     assert code in (1, 2)
-    assert_one_line(err, tmp_path / "file/below", "Not a directory")
+    reason = "no such file or folder" if command == "tokenize" else "Not a directory"
+    assert_one_line(err, tmp_path / "file/below", reason)
     assert not (tmp_path / "output").exists()
 
 

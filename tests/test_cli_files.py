@@ -86,7 +86,8 @@ def test_tokenize_then_decode_writes_one_wav_an_utterance(run, model, tree, tmp_
     lengths = {row.utt_id: row.num_samples for row in TokenSet(tokens)}
     assert sorted(lengths.values()) == [321, 9999, 16002]
     assert {path.stem: soundfile.info(path).frames for path in wavs.iterdir()} == lengths
-    assert run("tokenize", model, tree, "-o", tokens) == (0, out, "")
+    whole = "".join(out.splitlines(keepends=True)[:2])
+    assert run("tokenize", model, tree, "-o", tokens) == (0, whole, "")
 
 
 def test_a_token_set_and_codes_files_decode_in_one_call(run, model, tree, tmp_path):

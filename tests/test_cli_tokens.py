@@ -41,7 +41,7 @@ def test_verify_says_what_it_checked(run, model, data):
     assert (code, err) == (0, "")
     assert out.splitlines()[0] == "checked 6 utterances in 1 shard: ids, lengths, codes"
     assert out.splitlines()[-1] == f"no problems: {data / 'codes'}"
-    everything = ("--manifest", data / "train.jsonl.gz", "--model", model, "--sample", 3)
+    everything = ("--input", data / "train.jsonl.gz", "--model", model, "--sample", 3)
     code, longer, err = run("tokens", "verify", data / "codes", *everything)
     assert (code, err) == (0, "")
     assert len(longer.splitlines()) == len(out.splitlines()) + 2

@@ -1,67 +1,116 @@
-"""Shards on disk: written whole, described by a sidecar, and recognised again by the next run."""
+"""A token data set that grows on disk: shards written whole, described by a sidecar, recognised by the next run."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import audiovq
-from audiovq.data.tokens import TokenRow, write_shard
-from audiovq.errors import OutputExistsError
-from audiovq.files import write_json
-from audiovq.tokenization.plan import Rejected, Unit
+from audiovq.data.tokens import TOKENIZER, TokenizerInfo, read_tokenizer_info, write_shard, write_tokenizer_info
+from audiovq.errors import OutputExistsError, TokenError
+from audiovq.files import remove_stale_partials, sha256_of, write_json, write_text
+from audiovq.tokenization.plan import Plan, Unit
+
+if TYPE_CHECKING:
+    from audiovq.tokenization.worker import Encoded
 
 PLAN = "plan.json"
 SIDECARS = "_units"
 """Folder of the sidecars; readers of Parquet folders pass over names with an underscore."""
+REJECTED = "rejected.jsonl"
+SUMMARY = "summary.json"
 
 
-def write_plan(folder: Path, units: Sequence[Unit]) -> None:
-    """Note which utterances a token data set is made of, before anything else is written."""
-    write_json(folder / SIDECARS / PLAN, _plan(units))
+@dataclass(frozen=True)
+class Summary:
+    """What a whole token data set holds."""
+
+    utterances: int
+    seconds: float
+    frames: int
+    rejected: int
+    """Utterances whose audio cannot be used."""
+    shards: int
+    digest: str
+    """SHA-256 that names all codes; see `set_digest`."""
 
 
-def check_plan(folder: Path, units: Sequence[Unit]) -> None:
-    """Raise `OutputExistsError` unless a folder's token data set is made of just these utterances."""
+# --- the folder ----------------------------------------------------------------------------------------------
+
+
+def claim(folder: Path, plan: Plan, info: TokenizerInfo, force: bool = False) -> None:
+    """Make sure that a folder holds nothing but what an earlier run with the same plan and model has written.
+
+    Raises:
+        OutputExistsError: it holds something else, and `force` is not given.
+    """
     try:
-        found = json.loads((folder / SIDECARS / PLAN).read_text(encoding="utf-8"))
+        _require_ours(folder, plan, info)
+    except (OutputExistsError, TokenError) as error:
+        if not force:
+            raise OutputExistsError(f"{error}; choose another --output, or add --force to start anew") from error
+        for path in [*folder.glob("*.parquet"), folder / TOKENIZER, folder / REJECTED, folder / SUMMARY]:
+            path.unlink(missing_ok=True)
+        shutil.rmtree(folder / SIDECARS, ignore_errors=True)
+    # Several processes may do this at the same time; all write the same.
+    if not (folder / SIDECARS / PLAN).exists():
+        write_json(folder / SIDECARS / PLAN, plan.record)
+    if not (folder / TOKENIZER).exists():
+        write_tokenizer_info(folder, info)
+    for place in (folder, folder / SIDECARS):
+        remove_stale_partials(place)
+
+
+def _require_ours(folder: Path, plan: Plan, info: TokenizerInfo) -> None:
+    found = {path.name for path in folder.iterdir() if not path.name.startswith(".partial-")} if folder.exists() else ()
+    if (folder / TOKENIZER).exists():
+        weights = read_tokenizer_info(folder).weights_sha256
+        if weights != info.weights_sha256:
+            raise TokenError(
+                f"{folder}: holds codes of another model (weights {weights[:12]}, "
+                f"this model's are {info.weights_sha256[:12]})"
+            )
+    try:
+        noted = json.loads((folder / SIDECARS / PLAN).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if set(found) - {SIDECARS}:
+            raise OutputExistsError(f"{folder}: is not empty, and holds no token data set that was begun") from None
+        return
     except (OSError, ValueError) as error:
-        raise OutputExistsError(f"{folder}: is not empty, and holds no token data set that was begun") from error
-    if found != _plan(units):
-        raise OutputExistsError(f"{folder}: holds the codes of another list of utterances")
+        raise OutputExistsError(f"{folder / SIDECARS / PLAN}: is damaged ({error})") from error
+    if noted != plan.record:
+        raise OutputExistsError(f"{folder}: holds the codes of {_difference(noted, plan.record)}")
 
 
-def _plan(units: Sequence[Unit]) -> dict[str, Any]:
-    hashes = "".join(unit.content_hash for unit in units)
-    return {
-        "units": len(units),
-        "utterances": sum(len(unit.utterances) for unit in units),
-        "plan_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-    }
+def _difference(noted: Any, wanted: dict[str, Any]) -> str:
+    if isinstance(noted, dict) and {**noted, "max_seconds": None} == {**wanted, "max_seconds": None}:
+        return f"another --max-seconds, {noted.get('max_seconds')}"
+    return "another list of utterances"
 
 
-def commit_unit(
-    folder: Path, unit: Unit, rows: Sequence[TokenRow], rejected: Sequence[Rejected], made_by: dict[str, Any]
-) -> dict[str, Any]:
+# --- units ---------------------------------------------------------------------------------------------------
+
+
+def commit_unit(folder: Path, encoded: Encoded, made_by: dict[str, Any]) -> dict[str, Any]:
     """Write a unit's shard, then its sidecar, which is returned; only both together count as done.
 
     Args:
         made_by: what the codes depend on besides the audio, such as the model's hash and the device.
     """
+    unit, rows = encoded.unit, encoded.rows
     shard = folder / f"{unit.name}.parquet"
     write_shard(shard, rows)
     record = {
         "unit_sha256": unit.content_hash,
-        "shard_sha256": _sha256(shard),
+        "shard_sha256": sha256_of(shard),
         "utterances": len(rows),
         "frames": sum(row.num_frames for row in rows),
         "seconds": sum(row.num_samples / row.sample_rate for row in rows),
-        "rejected": [asdict(item) for item in rejected],
-        "audiovq_version": audiovq.__version__,
+        "rejected": [asdict(item) for item in encoded.rejected],
         **made_by,
     }
     write_json(_sidecar(folder, unit), record)
@@ -75,7 +124,7 @@ def committed(folder: Path, unit: Unit, weights_sha256: str) -> dict[str, Any] |
         done = (
             record["unit_sha256"] == unit.content_hash
             and record["weights_sha256"] == weights_sha256
-            and record["shard_sha256"] == _sha256(folder / f"{unit.name}.parquet")
+            and record["shard_sha256"] == sha256_of(folder / f"{unit.name}.parquet")
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -86,9 +135,45 @@ def _sidecar(folder: Path, unit: Unit) -> Path:
     return folder / SIDECARS / f"{unit.name}.json"
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+# --- the whole set -------------------------------------------------------------------------------------------
+
+
+def consolidate(folder: Path, units: Sequence[Unit], weights_sha256: str) -> tuple[Summary | None, int]:
+    """Write `rejected.jsonl` and `summary.json` if all units are done.
+
+    Returns:
+        The summary, None if there are units to be done yet, and the number of these.
+    """
+    missing = sum(not _sidecar(folder, unit).exists() for unit in units)
+    if missing:
+        return None, missing
+    records = [committed(folder, unit, weights_sha256) for unit in units]
+    done = [record for record in records if record is not None]
+    if len(done) < len(units):
+        return None, len(units) - len(done)
+    rejected = [
+        {**item, "shard": f"{unit.name}.parquet"}
+        for unit, record in zip(units, done, strict=True)
+        for item in record["rejected"]
+    ]
+    summary = Summary(
+        utterances=sum(record["utterances"] for record in done),
+        seconds=sum(record["seconds"] for record in done),
+        frames=sum(record["frames"] for record in done),
+        rejected=len(rejected),
+        shards=len(done),
+        digest=set_digest((unit.name, record["shard_sha256"]) for unit, record in zip(units, done, strict=True)),
+    )
+    if rejected:
+        write_text(folder / REJECTED, "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in rejected))
+    else:
+        (folder / REJECTED).unlink(missing_ok=True)
+    write_json(folder / SUMMARY, asdict(summary))
+    return summary, 0
+
+
+def set_digest(shards: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 of a set, from names (without suffix) and SHA-256 of its shards: `sha256sum *.parquet | sha256sum`."""
+    lines = sorted(f"{name}.parquet\0{sha256}" for name, sha256 in shards)
+    text = "".join("{1}  {0}\n".format(*line.split("\0")) for line in lines)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -4,75 +4,89 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from typing import Any
 
-from audiovq.data.corpora import folder
-from audiovq.data.listing import open_entries
-from audiovq.data.manifest import Utterance, read_manifest
-from audiovq.errors import ManifestError
+from audiovq.tokenization.sources import Item
 
-UNIT_SECONDS = 3600.0
-"""Audio in a unit, about."""
-
-
-@dataclass(frozen=True)
-class Rejected:
-    """An utterance whose audio cannot be used."""
-
-    utt_id: str
-    source: str
-    reason: str
+UNITS = 64
+"""Units that a data set is cut into, as long as none of them is shorter or longer than the limits below."""
+SHORTEST, LONGEST = 300.0, 3600.0
+"""Audio in a unit, in seconds: enough to fill batches of like lengths, and little enough to be done again."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Consecutive utterances of a manifest that are tokenized together."""
+    """Consecutive utterances of the inputs that are tokenized together."""
 
     name: str
     """Name of the shard, without suffix."""
-    utterances: Sequence[Utterance]
+    items: Sequence[Item]
 
-    @property
+    @cached_property
     def content_hash(self) -> str:
         """SHA-256 of what the unit asks for; a shard that was made for something else does not count as done."""
-        asked = [[u.id, str(u.path), u.offset, u.num_samples, u.sample_rate, u.speaker] for u in self.utterances]
-        return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The items as text."""
+        return json.dumps([astuple(item) for item in self.items])
+
+    @classmethod
+    def from_json(cls, name: str, text: str) -> Unit:
+        """The unit of that name and of items that `to_json` wrote."""
+        return cls(name, [Item.of_record(record) for record in json.loads(text)])
+
+    @property
+    def seconds(self) -> float:
+        """Length of all its audio."""
+        return sum(item.seconds or 0.0 for item in self.items)
 
 
-def plan_units(utterances: Sequence[Utterance], unit_seconds: float = UNIT_SECONDS) -> list[Unit]:
-    """Cut a list of utterances into units of about `unit_seconds` of audio, in its order.
+@dataclass(frozen=True)
+class Plan:
+    """What a token data set is made of. It depends on the inputs alone, so that all processes find the same one."""
 
-    The plan depends on the utterances alone, so that a run that is started again finds the same units.
+    units: Sequence[Unit]
+    max_seconds: float | None = None
+    """Longer utterances are rejected; None: there is no limit."""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What tells this plan from others, for a file."""
+        hashes = "".join(unit.content_hash for unit in self.units)
+        return {
+            "units": len(self.units),
+            "utterances": sum(len(unit.items) for unit in self.units),
+            "max_seconds": self.max_seconds,
+            "plan_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+        }
+
+
+def plan_units(items: Iterable[Item], unit_seconds: float | None = None) -> list[Unit]:
+    """Cut a list of utterances, in its order, into units that hold about equally much audio.
+
+    Args:
+        unit_seconds: audio in a unit, about; None: a 64th of the whole, but from 5 minutes to an hour.
     """
-    groups: list[list[Utterance]] = [[]]
-    seconds = 0.0
-    for utterance in utterances:
-        if groups[-1] and seconds + utterance.duration > unit_seconds:
-            groups.append([])
-            seconds = 0.0
-        groups[-1].append(utterance)
-        seconds += utterance.duration
-    return [Unit(f"part-{number:05d}-of-{len(groups):05d}", group) for number, group in enumerate(groups)]
+    items = list(items)
+    total = sum(item.seconds or 0.0 for item in items)
+    wanted = unit_seconds or min(max(total / UNITS, SHORTEST), LONGEST)
+    count = max(1, round(total / wanted))
+    groups: list[list[Item]] = [[] for _ in range(count)]
+    before = 0.0
+    for item in items:
+        seconds = item.seconds or 0.0
+        # By the middle of each utterance; one that is longer than a unit leaves the next one empty.
+        middle = (before + seconds / 2) * count / total if total else 0
+        groups[min(int(middle), count - 1)].append(item)
+        before += seconds
+    filled = [group for group in groups if group]
+    return [Unit(f"part-{number:05d}-of-{len(filled):05d}", group) for number, group in enumerate(filled)]
 
 
-def list_utterances(data: Path) -> tuple[list[Utterance], list[Rejected]]:
-    """The utterances of a manifest, or of a folder of audio files, and files in the folder that cannot be used.
-
-    Raises:
-        ManifestError: the manifest is malformed, the folder holds no usable audio, or two files in it share an id.
-    """
-    if not data.is_dir():
-        return read_manifest(data), []
-    entries = folder(data.absolute()).entries
-    paths = {}
-    for entry in entries:
-        first = paths.setdefault(entry.id, entry.path)
-        if first != entry.path:
-            raise ManifestError(f"{entry.path} and {first} would share the id {entry.id!r}; rename one of them")
-    utterances, left_out = open_entries(entries)
-    rejected = [Rejected(item.item, str(paths[item.item]), item.detail) for item in left_out]
-    if not utterances:
-        raise ManifestError(f"{data}: no usable audio. {rejected[0].reason}")
-    return utterances, rejected
+def own_units(units: Sequence[Unit], shard: tuple[int, int] | None) -> Sequence[Unit]:
+    """Every n-th unit from number i on, the part (i, n) of one process among several; all of them for None."""
+    return units if shard is None else units[shard[0] :: shard[1]]

@@ -1,131 +1,159 @@
-"""Tokenizing a data set on one machine: plan, encode, commit, and go on where an earlier run stopped."""
+"""Tokenizing a data set: plan, encode and commit what is missing, and sum up."""
 
 from __future__ import annotations
 
-import json
-import shutil
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from audiovq.data.manifest import Utterance
-from audiovq.data.tokens import (
-    TOKENIZER,
-    TokenizerInfo,
-    read_tokenizer_info,
-    require_same_model,
-    write_tokenizer_info,
-)
-from audiovq.errors import OutputExistsError, TokenError
-from audiovq.files import write_text
-from audiovq.models.tokenizer import AudioTokenizer
-from audiovq.tokenization.commit import SIDECARS, check_plan, commit_unit, committed, write_plan
-from audiovq.tokenization.plan import Rejected, Unit, plan_units
-from audiovq.tokenization.worker import encode_utterances
-
-REJECTED = "rejected.jsonl"
+from audiovq.errors import WorkerError
+from audiovq.tokenization.commit import Summary, claim, committed, consolidate
+from audiovq.tokenization.plan import Plan, Unit, own_units, plan_units
+from audiovq.tokenization.sources import list_items
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a token data set holds after a run."""
+class Run:
+    """What one call of `tokenize` did."""
 
-    utterances: int
-    seconds: float
-    frames: int
-    rejected: list[dict[str, str]]
-    """Utterances whose audio cannot be used: utt_id, source, reason."""
+    done: int
+    """Units that it encoded."""
     resumed: int
-    """Units that an earlier run had done already."""
+    """Of its units those that were there already."""
+    seconds: float
+    """Audio that it encoded."""
+    elapsed: float
+    """Time that it took, in seconds, from handing out the first unit on."""
+    rejected: list[dict[str, str]]
+    """Of its utterances those whose audio cannot be used: utt_id, source, reason."""
+    missing: int
+    """Units of the whole set that are not there yet; other processes have to do them."""
+    summary: Summary | None
+    """The whole set, if nothing is missing."""
 
 
 def tokenize(
-    tokenizer: AudioTokenizer,
-    utterances: Sequence[Utterance],
+    model: str | Path,
+    inputs: Sequence[str | Path],
     output: str | Path,
+    *,
+    processes: int | None = None,
+    shard: tuple[int, int] | None = None,
+    engine: str = "local",
     batch_seconds: float = 60.0,
-    unusable: Sequence[Rejected] = (),
+    max_seconds: float | None = None,
+    unit_seconds: float | None = None,
+    device: str = "auto",
     force: bool = False,
-) -> Summary:
-    """Encode utterances into the token data set `output`; shards that are there already are kept.
+) -> Run:
+    """Encode inputs into the token data set `output`; what is there already is kept.
 
-    Utterances whose audio cannot be used are listed in `rejected.jsonl` and stop nothing.
+    Utterances whose audio cannot be used are listed in `rejected.jsonl` and stop nothing. Codes are the same whichever
+    way they are computed: by one process or many, at once or resumed, with any batch size.
 
     Args:
+        inputs: manifests, folders of audio, Kaldi data folders, WebDataset tars; see `list_items`.
+        processes: workers on this machine; None: one for each accelerator, or this process alone. For Ray the most
+            that it may start; None: as many as there is room for.
+        shard: (i, n): do only the i-th of n parts, i from 0; another n processes do the rest, at any time.
+        engine: `local`, or `ray`: on a Ray cluster.
         batch_seconds: audio in a batch, padding included.
-        unusable: what was found to be unusable before; listed with the rest.
+        max_seconds: reject longer utterances.
+        unit_seconds: audio in a shard, about; None: see `plan_units`.
         force: remove what another model, or another list of utterances, has left in `output`.
 
     Raises:
+        ManifestError: an input is malformed, or two utterances share an id.
         OutputExistsError: `output` holds something else and `force` is not given.
         TokenError: the model has no codes.
+        WorkerError: a worker was killed.
     """
+    plan = Plan(plan_units(list_items([Path(given) for given in inputs]), unit_seconds), max_seconds)
+
+    from audiovq.data.tokens import TokenizerInfo
+    from audiovq.models.tokenizer import AudioTokenizer
+    from audiovq.tokenization import local
+    from audiovq.tokenization.job import Job
+    from audiovq.tokenization.worker import Settings
+
+    if engine == "local":
+        processes = processes or max(1, local.accelerators(device))
+    alone = engine == "local" and processes == 1
+    tokenizer = AudioTokenizer.from_pretrained(model, device if alone else "cpu")
     tokenizer.require_codes()
-    output = Path(output)
-    units = plan_units(utterances)
-    info = TokenizerInfo.of(tokenizer)
-    _claim(output, units, tokenizer, force)
-    write_tokenizer_info(output, info)
+    output, info = Path(output), TokenizerInfo.of(tokenizer)
+    claim(output, plan, info, force)
 
-    made_by = {
-        "weights_sha256": info.weights_sha256,
-        "device": str(tokenizer.device),
-        "dtype": "float32",
-        "torch_version": torch.__version__,
-    }
-    records, resumed = [], 0
-    for unit in _with_progress(units):
-        record = committed(output, unit, info.weights_sha256)
-        if record is None:
-            rows, rejected = encode_utterances(tokenizer, unit.utterances, batch_seconds)
-            record = commit_unit(output, unit, rows, rejected, made_by)
+    own = own_units(plan.units, shard)
+    records = {unit.name: committed(output, unit, info.weights_sha256) for unit in own}
+    missing = [unit for unit in own if records[unit.name] is None]
+    job = Job(str(model), info.weights_sha256, output.absolute(), Settings(batch_seconds, max_seconds), device)
+    began = time.monotonic()
+    with _Progress(missing) as units:
+        if not missing:
+            done = []
+        elif alone:
+            done = list(units.watch(local.run_here(job, tokenizer, units)))
+        elif engine == "local":
+            done = list(units.watch(local.run_processes(job, units, min(processes or 1, len(missing)))))
         else:
-            resumed += 1
-        records.append(record)
-    rejected = [asdict(item) for item in unusable] + [item for record in records for item in record["rejected"]]
-    return _summarize(output, records, rejected, resumed)
+            from audiovq.tokenization import ray
 
-
-def _claim(output: Path, units: Sequence[Unit], tokenizer: AudioTokenizer, force: bool) -> None:
-    """Make sure that `output` holds nothing but what an earlier run with the same model and utterances has written."""
-    try:
-        if not output.exists() or not any(output.iterdir()):
-            write_plan(output, units)
-        elif (output / TOKENIZER).exists():
-            require_same_model(read_tokenizer_info(output).weights_sha256, tokenizer, output)
-        check_plan(output, units)
-    except (OutputExistsError, TokenError) as error:
-        if not force:
-            raise OutputExistsError(f"{error}; choose another --output, or add --force to start anew") from error
-        for path in [*output.glob("*.parquet"), output / TOKENIZER, output / REJECTED]:
-            path.unlink(missing_ok=True)
-        shutil.rmtree(output / SIDECARS, ignore_errors=True)
-        write_plan(output, units)
-
-
-def _summarize(
-    output: Path, records: Sequence[dict[str, Any]], rejected: list[dict[str, str]], resumed: int
-) -> Summary:
-    if rejected:
-        write_text(output / REJECTED, "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in rejected))
-    else:
-        (output / REJECTED).unlink(missing_ok=True)
-    return Summary(
-        utterances=sum(record["utterances"] for record in records),
-        seconds=sum(record["seconds"] for record in records),
-        frames=sum(record["frames"] for record in records),
-        rejected=rejected,
-        resumed=resumed,
+            done = list(units.watch(ray.run_ray(job, units, processes)))
+        elapsed = time.monotonic() - (units.began or began)
+    summary, left = consolidate(output, plan.units, info.weights_sha256)
+    if left and shard is None:
+        raise WorkerError(f"{output}: {left} shards were changed while they were written; run the same command again")
+    found = [record for record in records.values() if record is not None]
+    return Run(
+        done=len(done),
+        resumed=len(found),
+        seconds=sum(record["seconds"] for record in done),
+        elapsed=elapsed,
+        rejected=[item for record in [*found, *done] for item in record["rejected"]],
+        missing=left,
+        summary=summary,
     )
 
 
-def _with_progress(units: Sequence[Any]) -> Any:
-    from rich.console import Console
-    from rich.progress import track
+class _Progress(AbstractContextManager["_Progress"]):
+    """Hands out units, notes when the first was taken, and shows how much audio is done."""
 
-    console = Console(stderr=True)
-    return track(units, "Tokenizing", console=console, transient=True, disable=not sys.stderr.isatty())
+    def __init__(self, units: Sequence[Unit]):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        hidden = not sys.stderr.isatty()
+        columns = (TextColumn("Tokenizing"), BarColumn(), TextColumn("{task.fields[hours]}"), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden)
+        self._units, self._seconds = units, {unit.content_hash: unit.seconds for unit in units}
+        self._total = sum(self._seconds.values())
+        self.began: float | None = None
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        self._task = self._bar.add_task("", total=self._total, hours=self._hours(0))
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._bar.stop()
+
+    def __iter__(self) -> Iterator[Unit]:
+        for unit in self._units:
+            self.began = self.began or time.monotonic()
+            yield unit
+
+    def watch(self, records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """The same sidecars, while the bar moves on."""
+        done = 0.0
+        for record in records:
+            done += self._seconds[record["unit_sha256"]]
+            self._bar.update(self._task, completed=done, hours=self._hours(done))
+            yield record
+
+    def _hours(self, done: float) -> str:
+        return f"{done / 3600:.2f} of {self._total / 3600:.2f} hours"

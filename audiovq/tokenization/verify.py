@@ -12,18 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from audiovq.audio import AudioSource
-from audiovq.data.manifest import Utterance
 from audiovq.data.tokens import TokenizerInfo, TokenRow, TokenSet
 from audiovq.data.tokens.shards import RowGroup, open_shard
 from audiovq.errors import AudioError, AudioVQError, TokenError
 from audiovq.files import sha256_of
 from audiovq.models.tokenizer import AudioTokenizer
-from audiovq.tokenization.commit import PLAN, SIDECARS
-from audiovq.tokenization.run import REJECTED
-
-TIES = 0.01
-"""Share of an utterance's frames that may differ when it is encoded again: on another device, or in a batch of another
-shape, rounding decides between codes that are equally near."""
+from audiovq.tokenization.commit import PLAN, REJECTED, SIDECARS, SUMMARY, set_digest
+from audiovq.tokenization.sources import Item
 
 
 @dataclass
@@ -48,14 +43,14 @@ class Content:
 
 def verify_tokens(
     tokens: TokenSet,
-    manifest: Iterable[Utterance] | None = None,
+    items: Iterable[Item] | None = None,
     tokenizer: AudioTokenizer | None = None,
     sample: int = 10,
 ) -> Verification:
-    """Check all rows, shards against their sidecars, ids against a manifest, and codes against the audio.
+    """Check all rows, shards against their sidecars, ids against what was tokenized, and codes against the audio.
 
     Args:
-        manifest: what was tokenized: each utterance is in the set or among the rejected.
+        items: what was tokenized: each utterance is in the set or among the rejected.
         tokenizer: encodes `sample` utterances again, the same ones each time.
 
     Raises:
@@ -63,14 +58,14 @@ def verify_tokens(
     """
     if tokenizer is not None:
         tokens.require_model(tokenizer)
-    utterances = None if manifest is None else {utterance.id: utterance for utterance in manifest}
+    listed = None if items is None else {item.id: item for item in items}
     result = Verification()
     content = _read_rows(tokens, sample, result)
     _check_sidecars(tokens, content, result)
-    if utterances is not None:
-        _check_manifest(tokens, content, utterances, result)
+    if listed is not None:
+        _check_items(tokens, content, listed, result)
     if tokenizer is not None:
-        _encode_again(tokenizer, content.sample, utterances, result)
+        _encode_again(tokenizer, content.sample, listed, result)
     return result
 
 
@@ -146,15 +141,16 @@ def _check_sidecars(tokens: TokenSet, content: Content, result: Verification) ->
         result.problems.append(f"{folder}: is missing; whether shards are as they were written cannot be told")
         return
     sidecars = {path.stem: path for path in sorted(folder.glob("[!.]*.json")) if path.name != PLAN}
-    for name in sorted(sidecars.keys() | {shard.stem for shard in tokens.shards}):
+    hashes = {shard.stem: sha256_of(shard) for shard in tokens.shards}
+    for name in sorted(sidecars.keys() | hashes.keys()):
         shard = tokens.folder / f"{name}.parquet"
         if name not in sidecars:
             result.problems.append(f"{shard}: has no sidecar {SIDECARS}/{name}.json; tokenize again")
-        elif not shard.exists():
+        elif name not in hashes:
             result.problems.append(f"{shard}: is missing, but {sidecars[name]} is there; tokenize again")
         else:
             found = {
-                "shard_sha256": sha256_of(shard),
+                "shard_sha256": hashes[name],
                 "weights_sha256": tokens.info.weights_sha256,
                 "utterances": content.shards[name][0],
                 "frames": content.shards[name][1],
@@ -166,6 +162,12 @@ def _check_sidecars(tokens: TokenSet, content: Content, result: Verification) ->
             f"{tokens.folder}: {len(sidecars)} of {_count(planned, 'planned shard')} are there; tokenize again"
         )
     result.checked.append(f"{_count(len(sidecars), 'sidecar')}: SHA-256, model, numbers of utterances and frames")
+    digest = set_digest(hashes.items())
+    summary = tokens.folder / SUMMARY
+    noted = _read_json(summary, result.problems).get("digest") if summary.exists() else digest
+    if noted != digest and not result.problems:  # Otherwise they tell why.
+        result.problems.append(f"{summary}: says that the digest is {noted}, but it is {digest}; tokenize again")
+    result.checked.append(f"digest {digest}")
 
 
 def _differences(sidecar: Path, found: Mapping[str, Any]) -> Iterator[str]:
@@ -188,31 +190,30 @@ def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
     return {}
 
 
-# --- manifest and audio --------------------------------------------------------------------------------------
+# --- what was tokenized, and its audio -----------------------------------------------------------------------
 
 
-def _check_manifest(
-    tokens: TokenSet, content: Content, utterances: Mapping[str, Utterance], result: Verification
-) -> None:
-    """Each utterance of the manifest is in the set, as long as it should be, or rejected; and no others are."""
+def _check_items(tokens: TokenSet, content: Content, items: Mapping[str, Item], result: Verification) -> None:
+    """Each utterance that was listed is in the set, as long as it should be, or rejected; and no others are."""
     rejected = _rejected(tokens.folder / REJECTED, result.problems)
-    for utterance in utterances.values():
-        expected = -(-utterance.num_samples * tokens.info.sample_rate // utterance.sample_rate)
-        found = content.num_samples.get(utterance.id)
-        if found is None and utterance.id not in rejected:
-            result.problems.append(f"{utterance.id}: is in the manifest, but has neither codes nor been rejected")
-        elif found is not None and found != expected:
-            result.problems.append(
-                f"{utterance.id}: by the manifest it has {expected} samples at {tokens.info.sample_rate} Hz, "
-                f"its codes are those of {found}"
-            )
-    for name in content.num_samples.keys() - utterances.keys():
-        result.problems.append(f"{name}: has codes, but is not in the manifest")
+    for item in items.values():
+        found = content.num_samples.get(item.id)
+        if found is None and item.id not in rejected:
+            result.problems.append(f"{item.id}: was to be tokenized, but has neither codes nor been rejected")
+        elif found is not None and item.num_samples is not None and item.sample_rate is not None:
+            expected = -(-item.num_samples * tokens.info.sample_rate // item.sample_rate)
+            if found != expected:
+                result.problems.append(
+                    f"{item.id}: by the manifest it has {expected} samples at {tokens.info.sample_rate} Hz, "
+                    f"its codes are those of {found}"
+                )
+    for name in content.num_samples.keys() - items.keys():
+        result.problems.append(f"{name}: has codes, but was not to be tokenized")
     for name in content.num_samples.keys() & rejected:
         result.problems.append(f"{name}: has codes, but is listed in {REJECTED} too")
-    both = len(content.num_samples.keys() & utterances.keys())
-    listed = _count(len(utterances), "utterance")
-    result.checked.append(f"{listed} of the manifest: {both} in the set, {len(rejected)} rejected")
+    both = len(content.num_samples.keys() & items.keys())
+    listed = _count(len(items), "utterance")
+    result.checked.append(f"{listed} of the input: {both} in the set, {len(rejected)} rejected")
 
 
 def _rejected(path: Path, problems: list[str]) -> set[str]:
@@ -228,19 +229,19 @@ def _rejected(path: Path, problems: list[str]) -> set[str]:
 def _encode_again(
     tokenizer: AudioTokenizer,
     rows: Iterable[TokenRow],
-    utterances: Mapping[str, Utterance] | None,
+    items: Mapping[str, Item] | None,
     result: Verification,
 ) -> None:
     equal = frames = encoded = 0
     for row in rows:
         try:
-            source = _source(row, utterances)
+            source = _source(row, items)
             codes = tokenizer.encode_source(source)[0].numpy()
         except AudioVQError as error:
             result.problems.append(f"{row.utt_id}: cannot be encoded again: {error}")
             continue
         same = int((codes == row.codes).all(axis=0).sum())
-        if same < (1 - TIES) * row.num_frames:
+        if same < row.num_frames:
             result.problems.append(
                 f"{row.utt_id}: encoded again, {row.num_frames - same} of {row.num_frames} frames are different"
             )
@@ -248,19 +249,21 @@ def _encode_again(
     result.checked.append(f"{_count(encoded, 'utterance')} encoded again: {equal} of {frames} frames are the same")
 
 
-def _source(row: TokenRow, utterances: Mapping[str, Utterance] | None) -> AudioSource:
-    """The audio of a row; without a manifest its whole file.
+def _source(row: TokenRow, items: Mapping[str, Item] | None) -> AudioSource:
+    """The audio of a row; if nothing tells which part of its file that is, the whole file.
 
     Raises:
         AudioError: the file cannot be used, or is longer or shorter than the codes say.
     """
-    if utterances is not None and row.utt_id in utterances:
-        source = utterances[row.utt_id].source()
+    if items is not None and row.utt_id in items:
+        source = items[row.utt_id].open()
+    elif row.source.startswith("tar://"):
+        raise AudioError(f"{row.source}: is in a tar; name that as the input")
     else:
         source = AudioSource.open(Path(row.source))
     if (found := source.length_at(row.sample_rate)) != row.num_samples:
         raise AudioError(
             f"{source.path}: has {found} samples at {row.sample_rate} Hz, the codes are those of {row.num_samples}; "
-            "if they are of a part of the file, name the manifest that says which"
+            "if they are of a part of the file, name the input that says which"
         )
     return source

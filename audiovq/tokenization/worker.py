@@ -1,94 +1,147 @@
-"""Encoding one unit of work: audio files in, rows of codes out."""
+"""Encoding units of work: audio files in, rows of codes out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from audiovq.audio import AudioSource
 from audiovq.data.dataset import read_ahead
-from audiovq.data.manifest import Utterance
 from audiovq.data.tokens import TokenRow
+from audiovq.devices import full_float32, single_threaded
 from audiovq.errors import AudioError
+from audiovq.models.streaming import StreamingEncoder
 from audiovq.models.tokenizer import CHUNK_SECONDS, AudioTokenizer
-from audiovq.tokenization.plan import Rejected
+from audiovq.tokenization.plan import Unit
+from audiovq.tokenization.sources import Item
 
 READERS = 4
-"""Threads that read and resample audio ahead of the encoder."""
+"""Threads that read and resample audio for an accelerator."""
 
 
-def encode_utterances(
-    tokenizer: AudioTokenizer, utterances: Sequence[Utterance], batch_seconds: float
-) -> tuple[list[TokenRow], list[Rejected]]:
-    """Codes of utterances, in their order; those whose audio cannot be used are listed apart.
+@dataclass(frozen=True)
+class Rejected:
+    """An utterance whose audio cannot be used."""
 
-    Utterances of similar length share a batch of at most `batch_seconds` of audio, padding included. One that is too
-    long to be held in memory is encoded piece by piece.
+    utt_id: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How units are encoded. No code depends on it."""
+
+    batch_seconds: float = 60.0
+    """Audio in a batch, padding included; a longer utterance is read and encoded piece by piece."""
+    max_seconds: float | None = None
+    """Longer utterances are rejected; None: there is no limit."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What became of a unit's utterances, in their order."""
+
+    unit: Unit
+    rows: list[TokenRow]
+    rejected: list[Rejected]
+
+
+def encode_units(tokenizer: AudioTokenizer, units: Iterable[Unit], settings: Settings) -> Iterator[Encoded]:
+    """Encode units one after another; those whose audio cannot be used are listed apart.
+
+    What comes out for a unit depends on it, the model and `settings.max_seconds` alone. Batches are read ahead, those
+    of the next unit too: `units` is asked for it as soon as that can begin.
     """
     done: dict[str, TokenRow | Rejected] = {}
-    batches = batch_by_length(utterances, batch_seconds)
-    signals_of = read_ahead(lambda batch: _read(batch, tokenizer.sample_rate), batches, READERS)
-    for batch, signals in zip(batches, signals_of, strict=True):
-        for utterance, result in zip(batch, _encode(tokenizer, batch, signals), strict=True):
-            done[utterance.id] = result
-    ordered = [done[utterance.id] for utterance in utterances]
-    return (
-        [item for item in ordered if isinstance(item, TokenRow)],
-        [item for item in ordered if isinstance(item, Rejected)],
-    )
+    with full_float32():
+        for unit, batch, results in _encode_batches(tokenizer, units, settings):
+            done |= {item.id: result for item, result in zip(batch, results, strict=True)}
+            if len(done) == len(unit.items):
+                ordered = [done[item.id] for item in unit.items]
+                rows = [result for result in ordered if isinstance(result, TokenRow)]
+                yield Encoded(unit, rows, [result for result in ordered if isinstance(result, Rejected)])
+                done = {}
 
 
-def batch_by_length(utterances: Sequence[Utterance], batch_seconds: float) -> list[list[Utterance]]:
+def _encode_batches(
+    tokenizer: AudioTokenizer, units: Iterable[Unit], settings: Settings
+) -> Iterator[tuple[Unit, list[Item], list[TokenRow | Rejected]]]:
+    """The units' batches with what became of each utterance.
+
+    On a CPU each core reads and encodes batches of its own: there is always enough for all of them to do, and none
+    waits for the others as the threads of one convolution do. An accelerator has its batches read by other threads.
+    """
+    batches = ((unit, batch) for unit in units for batch in batch_by_length(unit.items, settings.batch_seconds))
+
+    def read(given: tuple[Unit, list[Item]]) -> tuple[Unit, list[Item], list[Read]]:
+        return *given, [_read_one(item, tokenizer.sample_rate, settings) for item in given[1]]
+
+    def encode(given: tuple[Unit, list[Item], list[Read]]) -> tuple[Unit, list[Item], list[TokenRow | Rejected]]:
+        unit, batch, signals = given
+        return unit, batch, _encode(tokenizer, batch, signals)
+
+    if tokenizer.device.type == "cpu":
+        with single_threaded() as cores:
+            yield from read_ahead(lambda given: encode(read(given)), batches, cores)
+    else:
+        yield from map(encode, read_ahead(read, batches, READERS))
+
+
+def batch_by_length(items: Sequence[Item], batch_seconds: float) -> list[list[Item]]:
     """Batches of utterances, longest first, whose padded audio stays within `batch_seconds`; at least one in each."""
-    batches: list[list[Utterance]] = []
-    for utterance in sorted(utterances, key=lambda item: item.duration, reverse=True):
-        if batches and batches[-1][0].duration * (len(batches[-1]) + 1) <= batch_seconds:
-            batches[-1].append(utterance)
+    batches: list[list[Item]] = []
+    longest = 0.0
+    for item in sorted(items, key=lambda item: item.seconds or 0.0, reverse=True):
+        if batches and longest * (len(batches[-1]) + 1) <= batch_seconds:
+            batches[-1].append(item)
         else:
-            batches.append([utterance])
+            batches.append([item])
+            longest = item.seconds or 0.0
     return batches
 
 
 Signal = Float[Tensor, "1 time"]
+Read = Signal | AudioSource | AudioError
+"""A waveform, or the open file of one that is too long to be read at once, or why it cannot be used."""
 
 
-def _read(batch: list[Utterance], sample_rate: int) -> list[Signal | AudioError | None]:
-    """The batch's waveforms; None for one that is too long to be read at once."""
-    return [_read_one(utterance, sample_rate) for utterance in batch]
-
-
-def _read_one(utterance: Utterance, sample_rate: int) -> Signal | AudioError | None:
+def _read_one(item: Item, sample_rate: int, settings: Settings) -> Read:
     try:
-        source = utterance.source()
-        return source.read(sample_rate) if source.duration <= CHUNK_SECONDS else None
+        source = item.open()
+        limit = settings.max_seconds
+        if limit is not None and source.duration > limit:
+            raise AudioError(f"{item.name}: is {source.duration:.3f} s long, more than the limit of {limit:g} s")
+        return source.read(sample_rate) if source.duration <= settings.batch_seconds else source
     except AudioError as error:
         return error
 
 
-def _encode(
-    tokenizer: AudioTokenizer, batch: list[Utterance], signals: list[Signal | AudioError | None]
-) -> list[TokenRow | Rejected]:
+def _encode(tokenizer: AudioTokenizer, batch: list[Item], signals: list[Read]) -> list[TokenRow | Rejected]:
     together = iter(_encode_together(tokenizer, [signal for signal in signals if isinstance(signal, Tensor)]))
     results: list[TokenRow | Rejected] = []
-    for utterance, signal in zip(batch, signals, strict=True):
+    for item, signal in zip(batch, signals, strict=True):
         try:
             if isinstance(signal, AudioError):
                 raise signal
-            codes, samples = next(together) if signal is not None else _encode_long(tokenizer, utterance)
+            codes, samples = next(together) if isinstance(signal, Tensor) else _encode_long(tokenizer, signal)
         except AudioError as error:
-            results.append(Rejected(utterance.id, str(utterance.path), str(error)))
+            results.append(Rejected(item.id, item.name, str(error)))
         else:
             results.append(
                 TokenRow(
-                    utt_id=utterance.id,
-                    speaker=utterance.speaker,
+                    utt_id=item.id,
+                    speaker=item.speaker,
                     sample_rate=tokenizer.sample_rate,
                     num_samples=samples,
                     codes=codes.astype(np.uint16),
-                    source=str(utterance.path),
+                    source=item.name,
                 )
             )
     return results
@@ -104,7 +157,14 @@ def _encode_together(tokenizer: AudioTokenizer, signals: list[Signal]) -> list[t
     return [(found[:, : tokenizer.num_frames(length)], length) for found, length in zip(codes, lengths, strict=True)]
 
 
-def _encode_long(tokenizer: AudioTokenizer, utterance: Utterance) -> tuple[np.ndarray, int]:
-    """Codes [Q, F] and length in samples of an utterance that is read piece by piece."""
-    source = utterance.source()
-    return tokenizer.encode_source(source)[0].numpy(), source.length_at(tokenizer.sample_rate)
+def _encode_long(tokenizer: AudioTokenizer, source: AudioSource) -> tuple[np.ndarray, int]:
+    """Codes [Q, F] and length in samples of an utterance that is read piece by piece, a little ahead."""
+    size = max(1, round(CHUNK_SECONDS * tokenizer.frame_rate)) * tokenizer.hop_length
+    blocks = source.blocks(tokenizer.sample_rate, size)
+    stream = StreamingEncoder(tokenizer)
+    codes: list[Tensor] = []
+    for piece in read_ahead(lambda _: next(blocks, None), repeat(None), threads=1):
+        if piece is None:
+            break
+        codes.append(stream(piece[None]))
+    return torch.cat(codes, dim=-1)[0].numpy(), source.length_at(tokenizer.sample_rate)

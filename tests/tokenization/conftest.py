@@ -6,7 +6,7 @@ import pytest
 import soundfile
 
 from audiovq.audio import AudioSource
-from audiovq.data.manifest import Utterance
+from audiovq.data.manifest import Utterance, write_manifest
 
 SPEECH = Path(__file__).parents[2] / "recipes" / "mini" / "data"
 
@@ -32,3 +32,18 @@ def speech_folder(tmp_path_factory) -> Path:
 @pytest.fixture
 def utterances(speech_folder) -> list[Utterance]:
     return [utterance(path, speaker="allison") for path in sorted(speech_folder.glob("*.wav"))]
+
+
+@pytest.fixture(scope="session")
+def model(tiny_tokenizer, tmp_path_factory) -> Path:
+    """A released model with random weights."""
+    folder = tmp_path_factory.mktemp("tokenizing") / "model"
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def manifest(utterances, tmp_path) -> Path:
+    """A manifest of the six utterances."""
+    write_manifest(tmp_path / "manifest" / "data.jsonl", utterances)
+    return tmp_path / "manifest" / "data.jsonl"

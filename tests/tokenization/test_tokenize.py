@@ -1,19 +1,28 @@
+"""Tokenizing data sets: the same codes whichever way they are computed."""
+
 from __future__ import annotations
 
 import json
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
+import torch
 
+from audiovq.audio import AudioSource, load_audio, resample
+from audiovq.data.manifest import write_manifest
 from audiovq.data.tokens import TokenSet
-from audiovq.errors import OutputExistsError, TokenError
-from audiovq.tokenization import plan, run, worker
-from audiovq.tokenization.plan import Rejected, plan_units
+from audiovq.errors import ConfigError, OutputExistsError, TokenError, WorkerError
+from audiovq.tokenization import job, local, worker
+from audiovq.tokenization.plan import Unit
 from audiovq.tokenization.run import tokenize
-from audiovq.tokenization.worker import batch_by_length, encode_utterances
+from audiovq.tokenization.sources import Item, list_items
+from audiovq.tokenization.worker import Settings, batch_by_length, encode_units
+
+UNIT = 2.7
+"""Seconds in a unit: three shards for the six utterances."""
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +30,12 @@ def tokenizer(tiny_tokenizer):
     return tiny_tokenizer()
 
 
-@pytest.fixture
-def small_units(monkeypatch):
-    """Three shards for the six utterances."""
-    monkeypatch.setattr(plan_units, "__defaults__", (2.7,))
-
-
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def digest(folder: Path) -> str:
+    return json.loads((folder / "summary.json").read_text())["digest"]
 
 
 def assert_codes_are_those_of_single_encoding(tokenizer, utterances, rows) -> None:
@@ -40,40 +47,177 @@ def assert_codes_are_those_of_single_encoding(tokenizer, utterances, rows) -> No
         assert (row.speaker, row.source, row.sample_rate) == (utterance.speaker, str(utterance.path), 16000)
 
 
+# --- the codes -----------------------------------------------------------------------------------------------
+
+RATES = [8000, 16000, 22050, 44100, 48000]
+FORMATS = {"wav": {"subtype": "PCM_16"}, "flac": {}, "ogg": {}, "mp3": {}}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """520 utterances of real speech: five rates, four formats, one and two channels, 0.05 s to 62 s."""
+    folder = tmp_path_factory.mktemp("corpus")
+    speech = Path(__file__).parents[2] / "recipes" / "mini" / "data"
+    voices = {voice: sorted((speech / voice).glob("*.ogg")) for voice in ("allison", "carlo", "june")}
+    waves = {voice: torch.cat([load_audio(path)[0] for path in paths[:40]], -1) for voice, paths in voices.items()}
+    at_rates = {(voice, rate): resample(wave, 16000, rate) for voice, wave in waves.items() for rate in RATES}
+    random = np.random.default_rng(0)
+    for number in range(520):
+        voice, rate = list(waves)[number % 3], RATES[number % 5]
+        suffix = list(FORMATS)[number % 4]
+        wave = at_rates[voice, rate][0]
+        seconds = {0: 62.0, 1: 25.0, 2: 0.05}.get(number, 0.05 + random.exponential(0.6))
+        start = random.integers(0, max(1, len(wave) - round(seconds * rate)))
+        samples = wave[start : start + round(seconds * rate)].numpy()
+        path = folder / voice / f"{number:03d}.{suffix}"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, samples if number % 7 else np.stack([samples, samples], -1), rate, **FORMATS[suffix])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(corpus, model, tmp_path_factory) -> Path:
+    """The corpus, tokenized by one process."""
+    output = tmp_path_factory.mktemp("reference") / "codes"
+    tokenize(model, [corpus], output, unit_seconds=60.0)
+    return output
+
+
+@pytest.mark.slow
+def test_codes_are_those_of_encoding_each_file_by_itself(corpus, reference, tokenizer):
+    rows = {row.utt_id: row for row in TokenSet(reference)}
+    items = list(list_items([corpus]))
+    assert len(rows) == len(items) == 520
+    assert len({code for row in rows.values() for code in row.codes.flat}) > 16
+    for item in items:
+        wave, rate = load_audio(item.path)
+        codes = tokenizer.encode(wave, rate)[0].numpy()
+        np.testing.assert_array_equal(rows[item.id].codes, codes, err_msg=item.path)
+
+
+@pytest.mark.slow
+def test_every_way_to_tokenize_gives_the_same_set(corpus, reference, model, tmp_path):
+    tokenize(model, [corpus], tmp_path / "small batches", batch_seconds=4.0, unit_seconds=60.0)
+    tokenize(model, [corpus], tmp_path / "processes", processes=2, unit_seconds=60.0)
+    for part in (2, 0, 1):
+        run = tokenize(model, [corpus], tmp_path / "parts", shard=(part, 3), unit_seconds=60.0)
+        assert (run.summary is not None) == (part == 1)
+    tokenize(model, [corpus], tmp_path / "resumed", shard=(1, 2), unit_seconds=60.0)
+    resumed = tokenize(model, [corpus], tmp_path / "resumed", unit_seconds=60.0)
+    assert min(resumed.resumed, resumed.done) > 1
+    expected = contents(reference)
+    for way in ("small batches", "processes", "parts", "resumed"):
+        assert contents(tmp_path / way) == expected, way
+
+
 @pytest.mark.parametrize("batch_seconds", [0.1, 3.0, 60.0])
-def test_codes_are_those_of_single_encoding_in_the_order_of_the_manifest(
-    tokenizer, utterances, tmp_path, small_units, batch_seconds
-):
-    summary = tokenize(tokenizer, utterances, tmp_path, batch_seconds)
-    rows = list(TokenSet(tmp_path))
+def test_codes_stand_in_the_order_of_the_manifest(tokenizer, model, utterances, manifest, tmp_path, batch_seconds):
+    run = tokenize(model, [manifest], tmp_path / "codes", batch_seconds=batch_seconds, unit_seconds=UNIT)
+    rows = list(TokenSet(tmp_path / "codes"))
     assert_codes_are_those_of_single_encoding(tokenizer, utterances, rows)
-    assert len({code for row in rows for code in row.codes.flat}) > 3
-    assert (summary.utterances, summary.rejected, summary.resumed) == (6, [], 0)
-    assert summary.seconds == pytest.approx(sum(utterance.duration for utterance in utterances), abs=1e-3)
-    assert summary.frames == sum(row.num_frames for row in rows)
-    assert len(list(tmp_path.glob("*.parquet"))) == 3
+    assert (run.done, run.resumed, run.missing, run.rejected) == (3, 0, 0, [])
+    assert run.summary is not None
+    assert (run.summary.utterances, run.summary.rejected, run.summary.shards) == (6, 0, 3)
+    assert run.summary.seconds == pytest.approx(sum(utterance.duration for utterance in utterances), abs=1e-3)
+    assert run.summary.frames == sum(row.num_frames for row in rows)
+    assert run.seconds == run.summary.seconds
+    assert len(list((tmp_path / "codes").glob("*.parquet"))) == 3
 
 
-def test_an_utterance_too_long_for_memory_has_the_same_codes(tokenizer, utterances, tmp_path, monkeypatch):
-    tokenize(tokenizer, utterances, tmp_path / "whole")
-    monkeypatch.setattr(worker, "CHUNK_SECONDS", 1.0)
-    monkeypatch.setattr("audiovq.models.tokenizer.CHUNK_SECONDS", 1.0)
-    longest = []
-    original = worker._encode_long
-    monkeypatch.setattr(worker, "_encode_long", lambda *given: longest.append(given[1].id) or original(*given))
-    tokenize(tokenizer, utterances, tmp_path / "pieces")
-    assert sorted(longest) == ["utt0", "utt2", "utt3", "utt5"]
-    for whole, pieces in zip(TokenSet(tmp_path / "whole"), TokenSet(tmp_path / "pieces"), strict=True):
-        np.testing.assert_array_equal(whole.codes, pieces.codes)
+def test_threads_of_other_callers_are_as_they_were(model, manifest, tmp_path):
+    torch.set_num_threads(2)
+    tokenize(model, [manifest], tmp_path / "codes")
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(1)
 
 
-def test_segments_of_one_file_are_utterances_of_their_own(tokenizer, utterances, tmp_path):
+def test_a_long_utterance_is_read_piece_by_piece(tokenizer, utterances, monkeypatch):
+    monkeypatch.setattr(worker, "CHUNK_SECONDS", 0.5)
+    sizes = []
+    original = AudioSource.blocks
+    monkeypatch.setattr(AudioSource, "blocks", lambda *given: sizes.append(given[2]) or original(*given))
+    items = [Item.of(utterance) for utterance in utterances]
+    (encoded,) = encode_units(tokenizer, [Unit("part", items)], Settings(batch_seconds=1.0))
+    assert sizes == [8000] * sum(utterance.duration > 1 for utterance in utterances)
+    assert_codes_are_those_of_single_encoding(tokenizer, utterances, encoded.rows)
+
+
+def test_segments_of_one_file_are_utterances_of_their_own(tokenizer, model, utterances, tmp_path):
     whole = utterances[0]
     half = whole.num_samples // 2
     first = replace(whole, id="first", duration=half / whole.sample_rate, num_samples=half)
     second = replace(first, id="second", offset=half / whole.sample_rate)
-    tokenize(tokenizer, [second, first], tmp_path)
-    assert_codes_are_those_of_single_encoding(tokenizer, [second, first], list(TokenSet(tmp_path)))
+    write_manifest(tmp_path / "halves.jsonl", [second, first])
+    tokenize(model, [tmp_path / "halves.jsonl"], tmp_path / "codes")
+    assert_codes_are_those_of_single_encoding(tokenizer, [second, first], list(TokenSet(tmp_path / "codes")))
+
+
+@pytest.mark.parametrize("seconds", [0.1, 2.7, 4.0, 100.0])
+def test_batches_hold_each_utterance_once_within_the_limit(utterances, seconds):
+    batches = batch_by_length([Item.of(utterance) for utterance in utterances], seconds)
+    assert sorted(item.id for batch in batches for item in batch) == [item.id for item in utterances]
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(item.seconds or 0 for item in batch) <= seconds
+
+
+# --- bad audio -----------------------------------------------------------------------------------------------
+
+
+def make_bad_audio(folder: Path, good: Path) -> dict[str, str]:
+    """A bad file of every kind, and what is said about it."""
+    folder.mkdir()
+    content = good.read_bytes()
+    (folder / "empty.wav").write_bytes(b"")
+    (folder / "truncated.wav").write_bytes(content[: len(content) // 2])
+    (folder / "text.wav").write_text("no audio")
+    soundfile.write(folder / "header.wav", np.zeros(0), 16000)
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16000)
+    for name, value in (("nan", np.nan), ("infinite", np.inf)):
+        soundfile.write(
+            folder / f"{name}.wav", np.where(np.arange(16000) == 9000, value, noise), 16000, subtype="FLOAT"
+        )
+    soundfile.write(folder / "long.flac", noise.repeat(10), 16000)
+    soundfile.write(folder / "cut.flac", noise, 16000)
+    (folder / "cut.flac").write_bytes((folder / "cut.flac").read_bytes()[:9000])
+    return {
+        "cut": "cut.flac: ",
+        "empty": "is empty (0 bytes)",
+        "header": "holds no samples",
+        "infinite": "holds NaN or infinite samples",
+        "long": "is 10.000 s long, more than the limit of 5 s",
+        "nan": "holds NaN or infinite samples",
+        "text": "is no audio that libsndfile reads",
+        "truncated": "is truncated",
+    }
+
+
+@pytest.mark.parametrize("batch_seconds", [0.5, 60.0])  # In pieces, and at once.
+def test_bad_audio_is_listed_with_a_reason_and_stops_nothing(
+    tokenizer, model, utterances, speech_folder, manifest, tmp_path, batch_seconds
+):
+    reasons = make_bad_audio(tmp_path / "bad", speech_folder / "utt0.wav")
+    inputs, output = [tmp_path / "bad", manifest], tmp_path / "codes"
+    run = tokenize(model, inputs, output, max_seconds=5.0, batch_seconds=batch_seconds)
+    assert_codes_are_those_of_single_encoding(tokenizer, utterances, list(TokenSet(output)))
+    listed = [json.loads(line) for line in (output / "rejected.jsonl").read_text().splitlines()]
+    assert {item["utt_id"]: item["source"] for item in listed} == {
+        name: str(next((tmp_path / "bad").glob(f"{name}.*"))) for name in reasons
+    }
+    for item in listed:
+        assert reasons[item["utt_id"]] in item["reason"]
+        assert item["shard"] == "part-00000-of-00001.parquet"
+    assert run.rejected == [{key: item[key] for key in ("utt_id", "source", "reason")} for item in listed]
+    again = tokenize(model, inputs, output, max_seconds=5.0, batch_seconds=batch_seconds)
+    assert (again.rejected, again.done) == (run.rejected, 0)
+
+
+def test_a_unit_of_nothing_but_bad_audio_is_an_empty_shard(model, tmp_path):
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "bad.wav").write_text("no audio")
+    run = tokenize(model, [tmp_path / "bad"], tmp_path / "codes")
+    assert run.summary is not None
+    assert (run.summary.utterances, run.summary.frames, run.summary.rejected) == (0, 0, 1)
+    assert list(TokenSet(tmp_path / "codes")) == []
 
 
 def test_a_file_that_vanishes_while_its_batch_is_encoded_shifts_no_codes(tokenizer, utterances, tmp_path, monkeypatch):
@@ -83,39 +227,21 @@ def test_a_file_that_vanishes_while_its_batch_is_encoded_shifts_no_codes(tokeniz
         copy = tmp_path / utterance.path.name
         copy.write_bytes(utterance.path.read_bytes())
         copies.append(replace(utterance, path=copy))
-    original = worker._read
+    original = worker._read_one
 
-    def read_and_lose(batch, sample_rate):
-        signals = original(batch, sample_rate)
+    def read_and_lose(*given):
         copies[3].path.unlink(missing_ok=True)
-        return signals
+        return original(*given)
 
-    monkeypatch.setattr(worker, "_read", read_and_lose)
-    rows, rejected = encode_utterances(tokenizer, copies, 60.0)
-    kept = [item for item in utterances if item.id not in {item.utt_id for item in rejected}]
-    rows = [replace(row, source=str(item.path)) for row, item in zip(rows, kept, strict=True)]
+    monkeypatch.setattr(worker, "_read_one", read_and_lose)
+    (encoded,) = encode_units(tokenizer, [Unit("part", [Item.of(copy) for copy in copies])], Settings())
+    assert [item.utt_id for item in encoded.rejected] == ["utt3"]
+    kept = [item for item in utterances if item.id != "utt3"]
+    rows = [replace(row, source=str(item.path)) for row, item in zip(encoded.rows, kept, strict=True)]
     assert_codes_are_those_of_single_encoding(tokenizer, kept, rows)
 
 
-def test_bad_audio_is_listed_and_stops_nothing(tokenizer, utterances, tmp_path, small_units):
-    bad = tmp_path / "bad.wav"
-    bad.write_text("no audio")
-    given = [utterances[0], replace(utterances[1], id="bad", path=bad), utterances[2]]
-    summary = tokenize(tokenizer, given, tmp_path / "tokens", unusable=[Rejected("empty", "/x/empty.wav", "is empty")])
-    assert [row.utt_id for row in TokenSet(tmp_path / "tokens")] == ["utt0", "utt2"]
-    listed = [json.loads(line) for line in (tmp_path / "tokens/rejected.jsonl").read_text().splitlines()]
-    assert listed == summary.rejected
-    assert [(item["utt_id"], item["source"]) for item in listed] == [("empty", "/x/empty.wav"), ("bad", str(bad))]
-    assert "is no audio" in listed[1]["reason"]
-    again = tokenize(tokenizer, given, tmp_path / "tokens")
-    assert [item["utt_id"] for item in again.rejected] == ["bad"]
-
-
-def test_a_unit_of_nothing_but_bad_audio_is_an_empty_shard(tokenizer, utterances, tmp_path):
-    given = [replace(utterances[0], path=tmp_path / "missing.wav")]
-    summary = tokenize(tokenizer, given, tmp_path / "tokens")
-    assert (summary.utterances, summary.frames, len(summary.rejected)) == (0, 0, 1)
-    assert list(TokenSet(tmp_path / "tokens")) == []
+# --- going on ------------------------------------------------------------------------------------------------
 
 
 def damage(folder: Path, how: str) -> None:
@@ -124,112 +250,161 @@ def damage(folder: Path, how: str) -> None:
         shard.unlink()
     elif how == "shard corrupt":
         shard.write_bytes(shard.read_bytes()[:-40])
+    elif how == "a bit of the shard flipped":
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2] ^= 1
+        shard.write_bytes(bytes(content))
     elif how == "sidecar missing":
         sidecar.unlink()
     elif how == "sidecar corrupt":
         sidecar.write_text("{")
+    elif how == "sidecar of another unit":
+        sidecar.write_bytes((folder / "_units/part-00000-of-00003.json").read_bytes())
     elif how == "killed while writing":
         shard.rename(folder / ".partial-x.parquet")
-        sidecar.unlink()
+        sidecar.rename(folder / "_units" / ".partial-y.json")
         (folder / "tokenizer.json").unlink()
+        (folder / "summary.json").unlink()
 
 
 @pytest.mark.parametrize(
-    "how", ["shard missing", "shard corrupt", "sidecar missing", "sidecar corrupt", "killed while writing", "nothing"]
+    "how",
+    [
+        "shard missing",
+        "shard corrupt",
+        "a bit of the shard flipped",
+        "sidecar missing",
+        "sidecar corrupt",
+        "sidecar of another unit",
+        "killed while writing",
+        "nothing",
+    ],
 )
-def test_a_run_that_goes_on_ends_as_an_undisturbed_one(tokenizer, utterances, tmp_path, small_units, monkeypatch, how):
-    first = tokenize(tokenizer, utterances, tmp_path)
-    before = contents(tmp_path)
-    damage(tmp_path, how)
-    encoded = []
-    original = run.encode_utterances
-    monkeypatch.setattr(run, "encode_utterances", lambda *given: encoded.append(len(given[1])) or original(*given))
-    again = tokenize(tokenizer, utterances, tmp_path)
-    assert {name: data for name, data in contents(tmp_path).items() if not name.startswith(".")} == before
-    assert again == replace(first, resumed=3 if how == "nothing" else 2)
-    assert len(encoded) == (0 if how == "nothing" else 1)
-    assert len(list(TokenSet(tmp_path))) == 6
+def test_a_run_that_goes_on_ends_as_an_undisturbed_one(model, manifest, tmp_path, how):
+    output = tmp_path / "codes"
+    first = tokenize(model, [manifest], output, unit_seconds=UNIT)
+    before = contents(output)
+    damage(output, how)
+    again = tokenize(model, [manifest], output, unit_seconds=UNIT)
+    assert contents(output) == before  # Nor is a partial file left.
+    assert again.summary == first.summary
+    assert (again.done, again.resumed) == ((0, 3) if how == "nothing" else (1, 2))
 
 
-def test_a_run_killed_in_the_middle_goes_on(tokenizer, utterances, tmp_path, small_units, monkeypatch):
-    tokenize(tokenizer, utterances, tmp_path / "whole")
-    original = run.commit_unit
-
-    def killed(folder, unit, *rest):
-        if unit.name.startswith("part-00002"):
-            raise KeyboardInterrupt
-        return original(folder, unit, *rest)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(run, "commit_unit", killed)
-        with pytest.raises(KeyboardInterrupt):
-            tokenize(tokenizer, utterances, tmp_path / "parts")
-    assert tokenize(tokenizer, utterances, tmp_path / "parts").resumed == 2
-    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
-
-
-def test_another_list_or_model_is_refused_unless_forced(tokenizer, tiny_tokenizer, utterances, tmp_path, small_units):
-    tokenize(tokenizer, utterances, tmp_path)
-    (tmp_path / "notes.txt").write_text("mine")
-    before = contents(tmp_path)
+def test_another_list_or_model_or_limit_is_refused_unless_forced(tiny_tokenizer, model, utterances, manifest, tmp_path):
+    output = tmp_path / "codes"
+    tokenize(model, [manifest], output, unit_seconds=UNIT)
+    (output / "notes.txt").write_text("mine")
+    before = contents(output)
     other = tiny_tokenizer("transposed")
-    for model, given, reason in (
-        (tokenizer, utterances[:4], "another list of utterances"),
-        (tokenizer, utterances[::-1], "another list of utterances"),
-        (tokenizer, [replace(utterances[0], speaker="x"), *utterances[1:]], "another list of utterances"),
-        (other, utterances, "codes of another model"),
-    ):
-        with pytest.raises(OutputExistsError, match=rf"{reason}.*--force"):
-            tokenize(model, given, tmp_path)
-        assert contents(tmp_path) == before
-    tokenize(other, utterances[:4], tmp_path, force=True)
-    rows = list(TokenSet(tmp_path))
-    assert_codes_are_those_of_single_encoding(other, utterances[:4], rows)
-    assert (tmp_path / "notes.txt").read_text() == "mine"
-    assert len(list(tmp_path.glob("*.parquet"))) == 2
+    other.save_pretrained(tmp_path / "other")
+    lists = {
+        "fewer": utterances[:4],
+        "turned": utterances[::-1],
+        "x": [replace(utterances[0], speaker="x"), *utterances[1:]],
+    }
+    for name, given in lists.items():
+        write_manifest(tmp_path / f"{name}.jsonl", given)
+        with pytest.raises(OutputExistsError, match=r"another list of utterances.*--force"):
+            tokenize(model, [tmp_path / f"{name}.jsonl"], output, unit_seconds=UNIT)
+    with pytest.raises(OutputExistsError, match=r"codes of another model.*--force"):
+        tokenize(tmp_path / "other", [manifest], output, unit_seconds=UNIT)
+    with pytest.raises(OutputExistsError, match=r"another --max-seconds, None.*--force"):
+        tokenize(model, [manifest], output, unit_seconds=UNIT, max_seconds=3.0)
+    assert contents(output) == before
+    tokenize(tmp_path / "other", [tmp_path / "fewer.jsonl"], output, unit_seconds=UNIT, force=True)
+    assert_codes_are_those_of_single_encoding(other, utterances[:4], list(TokenSet(output)))
+    assert (output / "notes.txt").read_text() == "mine"
+    assert len(list(output.glob("*.parquet"))) == 2
 
 
-def test_a_folder_of_something_else_is_refused(tokenizer, utterances, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
+def test_a_folder_of_something_else_is_refused(model, manifest, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
     with pytest.raises(OutputExistsError, match="is not empty, and holds no token data set"):
-        tokenize(tokenizer, utterances, tmp_path)
-    assert contents(tmp_path) == {"notes.txt": b"mine"}
+        tokenize(model, [manifest], tmp_path / "mine")
+    assert contents(tmp_path / "mine") == {"notes.txt": b"mine"}
 
 
-def test_a_model_without_codes_is_refused_before_anything_is_written(tiny_tokenizer, utterances, tmp_path):
+def test_a_model_without_codes_is_refused_before_anything_is_written(tiny_tokenizer, manifest, tmp_path):
+    tiny_tokenizer(bottleneck="none").save_pretrained(tmp_path / "model")
     with pytest.raises(TokenError, match="bottleneck 'none' has no codes"):
-        tokenize(tiny_tokenizer(bottleneck="none"), utterances, tmp_path / "tokens")
+        tokenize(tmp_path / "model", [manifest], tmp_path / "tokens")
     assert not (tmp_path / "tokens").exists()
 
 
-@pytest.mark.parametrize("seconds", [0.1, 2.0, 2.7, 5.0, 100.0])
-def test_units_cut_the_list_in_its_order(utterances, seconds):
-    units = plan_units(utterances, seconds)
-    assert [item for unit in units for item in unit.utterances] == utterances
-    for number, unit in enumerate(units):
-        assert unit.name == f"part-{number:05d}-of-{len(units):05d}"
-        assert len(unit.utterances) == 1 or sum(item.duration for item in unit.utterances) <= seconds
-    for one, next_one in pairwise(units):
-        assert sum(item.duration for item in one.utterances) + next_one.utterances[0].duration > seconds
-    assert len({unit.content_hash for unit in units}) == len(units)
+# --- launchers -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seconds", [0.1, 2.7, 4.0, 100.0])
-def test_batches_hold_each_utterance_once_within_the_limit(utterances, seconds):
-    batches = batch_by_length(utterances, seconds)
-    assert sorted(item.id for batch in batches for item in batch) == [item.id for item in utterances]
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(item.duration for item in batch) <= seconds
+def test_a_part_says_what_is_missing_and_the_last_one_sums_up(model, manifest, tmp_path):
+    output = tmp_path / "codes"
+    first = tokenize(model, [manifest], output, shard=(0, 2), unit_seconds=UNIT)
+    assert (first.done, first.missing, first.summary) == (2, 1, None)
+    assert not (output / "summary.json").exists()
+    last = tokenize(model, [manifest], output, shard=(1, 2), unit_seconds=UNIT)
+    assert (last.done, last.missing) == (1, 0)
+    tokenize(model, [manifest], tmp_path / "whole", unit_seconds=UNIT)
+    assert contents(output) == contents(tmp_path / "whole")
 
 
-def test_a_folder_is_tokenized_by_its_file_names(speech_folder, tmp_path):
-    (tmp_path / "sub").mkdir()
-    for number, path in enumerate(sorted(speech_folder.glob("*.wav"))[:2]):
-        (tmp_path / "sub" / f"{number}.wav").write_bytes(path.read_bytes())
-    (tmp_path / "empty.wav").write_bytes(b"")
-    utterances, unusable = plan.list_utterances(tmp_path)
-    assert len(utterances) == 2
-    assert all(utterance.path.is_absolute() for utterance in utterances)
-    (rejected,) = unusable
-    assert rejected.source == str(tmp_path / "empty.wav")
-    assert "is empty" in rejected.reason
+def test_more_processes_than_units_are_none_too_many(model, manifest, tmp_path):
+    run = tokenize(model, [manifest], tmp_path / "codes", processes=4, unit_seconds=4.0)
+    assert (run.done, run.missing) == (2, 0)
+    tokenize(model, [manifest], tmp_path / "alone", unit_seconds=4.0)
+    assert digest(tmp_path / "codes") == digest(tmp_path / "alone")
+
+
+def test_an_error_in_a_worker_process_is_told_as_in_this_one(tiny_tokenizer, model, manifest, tmp_path):
+    """Here a model that was changed after the job had begun."""
+    tiny_tokenizer("transposed").save_pretrained(tmp_path / "model")
+    given = job.Job(str(tmp_path / "model"), "0" * 64, tmp_path / "codes", Settings(), "cpu")
+    with pytest.raises(TokenError, match="has changed since the job began"):
+        list(local.run_processes(given, [Unit("part", [])], 1))
+
+
+def test_devices_are_shared_out(monkeypatch):
+    assert local.accelerators("cpu") == 0
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    assert [local.accelerators(name) for name in ("auto", "cuda", "cuda:1", "cpu")] == [4, 4, 0, 0]
+    assert [local._device_of("auto", number) for number in range(5)] == [
+        "cuda:0",
+        "cuda:1",
+        "cuda:2",
+        "cuda:3",
+        "cuda:0",
+    ]
+    assert local._device_of("cuda:1", 3) == "cuda:1"
+
+
+def test_ray_is_asked_for_when_it_is_missing(model, manifest, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"pip install 'audiovq\[ray\]'"):
+        tokenize(model, [manifest], tmp_path / "codes", engine="ray")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # Ray's own.
+def test_ray_gives_the_same_set(corpus, reference, model, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, object_store_memory=100 * 2**20)
+    try:
+        run = tokenize(model, [corpus], tmp_path / "codes", engine="ray", unit_seconds=60.0)
+        assert run.done == len(list(reference.glob("*.parquet"))) > 5
+        assert contents(tmp_path / "codes") == contents(reference)
+        gone = sorted((tmp_path / "codes").glob("*.parquet"))[3]
+        gone.unlink()
+        assert tokenize(model, [corpus], tmp_path / "codes", engine="ray", unit_seconds=60.0).done == 1
+        assert contents(tmp_path / "codes") == contents(reference)
+        (tmp_path / "model").mkdir()
+        given = job.Job(str(tmp_path / "model"), "0" * 64, tmp_path / "x", Settings(), "cpu")
+        from audiovq.tokenization.ray import run_ray
+
+        with pytest.raises(WorkerError, match=r"a Ray actor failed \(.*is no model folder"):
+            list(run_ray(given, [Unit("part", [])], None))
+    finally:
+        ray.shutdown()

@@ -2,19 +2,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+import tarfile
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from audiovq.data.manifest import Utterance
+from audiovq.data.manifest import Utterance, write_manifest
 from audiovq.data.tokens import TokenRow, TokenSet, write_shard
 from audiovq.errors import TokenError
 from audiovq.files import sha256_of
 from audiovq.tokenization.run import tokenize
-from audiovq.tokenization.verify import verify_tokens
+from audiovq.tokenization.sources import Item, list_items
+from audiovq.tokenization.verify import Verification, verify_tokens
 
 
 @pytest.fixture(scope="module")
@@ -23,16 +25,21 @@ def tokenizer(tiny_tokenizer):
 
 
 @pytest.fixture
-def folder(tokenizer, utterances, tmp_path, tmp_path_factory) -> Path:
+def folder(model, manifest, tmp_path, tmp_path_factory) -> Path:
     """A token data set of the six utterances, made once and copied for each test."""
     original = tmp_path_factory.getbasetemp() / "verified"
     if not original.exists():
-        tokenize(tokenizer, utterances, original)
+        tokenize(model, [manifest], original)
     return Path(shutil.copytree(original, tmp_path / "codes"))
 
 
+def verify(folder: Path, utterances: Iterable[Utterance] | None = None, *given, **named) -> Verification:
+    items = None if utterances is None else map(Item.of, utterances)
+    return verify_tokens(TokenSet(folder), items, *given, **named)
+
+
 def problems(folder: Path, *given, **named) -> list[str]:
-    return verify_tokens(TokenSet(folder), *given, **named).problems
+    return verify(folder, *given, **named).problems
 
 
 def rewrite(folder: Path, change: Callable[[list[TokenRow]], list[TokenRow]]) -> Path:
@@ -48,20 +55,22 @@ def rewrite(folder: Path, change: Callable[[list[TokenRow]], list[TokenRow]]) ->
         "frames": sum(row.num_frames for row in rows),
     }
     sidecar.write_text(json.dumps(record))
+    (folder / "summary.json").unlink()
     return shard
 
 
 def test_a_good_set_has_no_problems_and_says_what_was_checked(tokenizer, utterances, folder):
-    result = verify_tokens(TokenSet(folder), utterances, tokenizer, sample=4)
+    result = verify(folder, utterances, tokenizer, sample=4)
     assert result.problems == []
     frames = [row.num_frames for row in TokenSet(folder)]
-    rows, sidecars, manifest, audio = result.checked
+    rows, sidecars, digest, listed, audio = result.checked
     assert rows == "6 utterances in 1 shard: ids, lengths, codes"
     assert sidecars.startswith("1 sidecar: SHA-256")
-    assert manifest == "6 utterances of the manifest: 6 in the set, 0 rejected"
+    assert digest == f"digest {json.loads((folder / 'summary.json').read_text())['digest']}"
+    assert listed == "6 utterances of the input: 6 in the set, 0 rejected"
     assert audio.startswith("4 utterances encoded again: ")
     assert min(frames) * 4 < int(audio.split()[4]) < sum(frames)
-    assert len(verify_tokens(TokenSet(folder)).checked) == 2
+    assert len(verify(folder).checked) == 3
 
 
 def test_a_changed_shard_is_not_what_its_sidecar_says(folder, utterances):
@@ -78,8 +87,15 @@ def test_a_changed_shard_is_not_what_its_sidecar_says(folder, utterances):
         f"{shard}: utterances is 5, but {shard.stem}.json says 6",
         f"{shard}: frames is {sum(row.num_frames for row in rows[1:])}, "
         f"but {shard.stem}.json says {sum(row.num_frames for row in rows)}",
-        "utt0: is in the manifest, but has neither codes nor been rejected",
+        "utt0: was to be tokenized, but has neither codes nor been rejected",
     ]
+
+
+def test_a_summary_of_other_shards_is_a_problem(folder):
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "digest": "0" * 64}))
+    (problem,) = problems(folder)
+    assert problem.startswith(f"{folder / 'summary.json'}: says that the digest is 0000")
 
 
 def test_damaged_rows_are_listed_and_the_others_checked(folder, tokenizer):
@@ -148,9 +164,9 @@ def test_ids_are_compared_with_the_manifest_and_the_rejected(folder, utterances)
     found = problems(folder, [bad, new, *utterances[1:2], longer, *utterances[3:]])
     samples = TokenSet(folder)[2].num_samples
     assert found == [
-        "new: is in the manifest, but has neither codes nor been rejected",
+        "new: was to be tokenized, but has neither codes nor been rejected",
         f"utt2: by the manifest it has {2 * samples} samples at 16000 Hz, its codes are those of {samples}",
-        "utt0: has codes, but is not in the manifest",
+        "utt0: has codes, but was not to be tokenized",
         "utt3: has codes, but is listed in rejected.jsonl too",
     ]
 
@@ -168,19 +184,30 @@ def test_audio_that_is_gone_or_another_is_a_problem_of_its_utterance(folder, tok
     found = problems(folder, None, tokenizer)
     assert found[0].startswith("utt0: cannot be encoded again: /gone.wav: ")
     assert found[1].startswith(f"utt1: cannot be encoded again: {utterances[2].path}: has ")
-    assert found[1].endswith("name the manifest that says which")
+    assert found[1].endswith("name the input that says which")
     assert len(found) == 2
 
 
-def test_a_part_of_a_file_is_encoded_again_with_its_manifest(tokenizer, utterances, tmp_path):
+def test_a_part_of_a_file_is_encoded_again_with_its_manifest(tokenizer, model, utterances, tmp_path):
     whole = utterances[0]
     half = whole.num_samples // 2
     part: Utterance = replace(
         whole, id="part", duration=half / whole.sample_rate, num_samples=half, offset=half / whole.sample_rate
     )
-    tokenize(tokenizer, [part], tmp_path)
-    assert problems(tmp_path, [part], tokenizer) == []
-    assert "name the manifest" in problems(tmp_path, None, tokenizer)[0]
+    write_manifest(tmp_path / "part.jsonl", [part])
+    tokenize(model, [tmp_path / "part.jsonl"], tmp_path / "codes")
+    assert problems(tmp_path / "codes", [part], tokenizer) == []
+    assert "name the input" in problems(tmp_path / "codes", None, tokenizer)[0]
+
+
+def test_audio_in_a_tar_is_encoded_again_with_the_tar(tokenizer, model, speech_folder, tmp_path):
+    with tarfile.open(tmp_path / "speech.tar", "w") as tar:
+        for path in sorted(speech_folder.glob("*.wav")):
+            tar.add(path, path.name)
+    tokenize(model, [tmp_path / "speech.tar"], tmp_path / "codes")
+    tokens = TokenSet(tmp_path / "codes")
+    assert verify_tokens(tokens, list_items([tmp_path / "speech.tar"]), tokenizer).problems == []
+    assert "is in a tar; name that as the input" in verify_tokens(tokens, None, tokenizer).problems[0]
 
 
 def test_another_model_is_refused(folder, tiny_tokenizer):
