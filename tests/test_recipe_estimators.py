@@ -20,7 +20,7 @@ from audiovq.models.autoencoder import Autoencoder
 ROOT = Path(__file__).parents[1]
 RECIPES = ROOT / "recipes"
 RECIPE = RECIPES / "estimators"
-CONFIGS = sorted(RECIPES.glob("**/conf/*.yaml"))
+CONFIGS = sorted(path for path in RECIPES.glob("**/conf/*.yaml") if path.name != "prior.yaml")
 GRIDS = sorted((RECIPE / "conf/grid").glob("*.yaml"))
 TYPES = ["none", "gaussian", "gumbel", "reinforce", "vq"]
 MODULES = ["bench", "claims", "context", "figures", "gradients", "grid", "measure", "publish"]
