@@ -24,15 +24,9 @@ from audiovq.models.streaming import StreamingDecoder, StreamingEncoder
 from audiovq.models.ties import TieBreaker
 from audiovq.nn.stream import Stream
 
-CHUNK_SECONDS = 20.0
-"""Audio that is encoded or decoded at a time, all items of a batch together. Longer input goes through in pieces, which
-bounds memory and changes no code."""
-TAGS = "audio, speech, tokenizer, codec, vq-vae"
-EXAMPLE = """tokenizer = audiovq.AudioTokenizer.from_pretrained("path/to/this/folder")
-wave, sample_rate = audiovq.load_audio("speech.wav")
-codes = tokenizer.encode(wave, sample_rate)
-wave = tokenizer.decode(codes{speaker})"""
-"""What a model card shows in Python."""
+CHUNK_SECONDS, ACCELERATOR_CHUNK_SECONDS = 5.0, 60.0
+"""Audio that is encoded or decoded at a time, all items of a batch together, on a CPU, whose caches it is to fit, and on
+an accelerator. Longer input goes through in pieces, which bounds memory and changes no code."""
 
 
 class AudioTokenizer:
@@ -202,7 +196,7 @@ class AudioTokenizer:
         """
         self.require_codes()
         stream = StreamingEncoder(self)
-        pieces = source.blocks(self.sample_rate, self._piece_frames(1) * self.hop_length)
+        pieces = source.blocks(self.sample_rate, self.piece_samples())
         return torch.cat([stream(piece[None]) for piece in pieces], dim=-1)
 
     def decode_to_file(
@@ -234,7 +228,8 @@ class AudioTokenizer:
             yield stream(piece)
 
     def _piece_frames(self, batch_size: int) -> int:
-        return max(1, round(CHUNK_SECONDS * self.frame_rate / batch_size))
+        seconds = CHUNK_SECONDS if self.device.type == "cpu" else ACCELERATOR_CHUNK_SECONDS
+        return max(1, round(seconds * self.frame_rate / batch_size))
 
     @torch.inference_mode()
     def reconstruct(
@@ -280,8 +275,12 @@ class AudioTokenizer:
             raise AudioError("the waveform holds NaN or infinite samples")
         return resample(wave.float(), sample_rate, self.sample_rate)
 
+    def piece_samples(self, batch_size: int = 1) -> int:
+        """Length of the pieces in which a long signal, or a batch of them, is encoded."""
+        return self._piece_frames(batch_size) * self.hop_length
+
     def _pieces(self, wave: Float[Tensor, "batch 1 time"]) -> tuple[Float[Tensor, "batch 1 piece"], ...]:
-        return wave.split(self._piece_frames(len(wave)) * self.hop_length, dim=-1)
+        return wave.split(self.piece_samples(len(wave)), dim=-1)
 
     def _check_codes(self, codes: Tensor | np.ndarray, num_samples: int | None) -> Int[Tensor, "batch books frames"]:
         self.require_codes()

@@ -17,7 +17,7 @@ from audiovq.data.tokens import TokenRow
 from audiovq.devices import full_float32, single_threaded
 from audiovq.errors import AudioError
 from audiovq.models.streaming import StreamingEncoder
-from audiovq.models.tokenizer import CHUNK_SECONDS, AudioTokenizer
+from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.tokenization.plan import Unit
 from audiovq.tokenization.sources import Item
 
@@ -159,8 +159,7 @@ def _encode_together(tokenizer: AudioTokenizer, signals: list[Signal]) -> list[t
 
 def _encode_long(tokenizer: AudioTokenizer, source: AudioSource) -> tuple[np.ndarray, int]:
     """Codes [Q, F] and length in samples of an utterance that is read piece by piece, a little ahead."""
-    size = max(1, round(CHUNK_SECONDS * tokenizer.frame_rate)) * tokenizer.hop_length
-    blocks = source.blocks(tokenizer.sample_rate, size)
+    blocks = source.blocks(tokenizer.sample_rate, tokenizer.piece_samples())
     stream = StreamingEncoder(tokenizer)
     codes: list[Tensor] = []
     for piece in read_ahead(lambda _: next(blocks, None), repeat(None), threads=1):

@@ -132,7 +132,7 @@ def test_threads_of_other_callers_are_as_they_were(model, manifest, tmp_path):
 
 
 def test_a_long_utterance_is_read_piece_by_piece(tokenizer, utterances, monkeypatch):
-    monkeypatch.setattr(worker, "CHUNK_SECONDS", 0.5)
+    monkeypatch.setattr("audiovq.models.tokenizer.CHUNK_SECONDS", 0.5)
     sizes = []
     original = AudioSource.blocks
     monkeypatch.setattr(AudioSource, "blocks", lambda *given: sizes.append(given[2]) or original(*given))
