@@ -25,8 +25,14 @@ from audiovq.models.ties import TieBreaker
 from audiovq.nn.stream import Stream
 
 CHUNK_SECONDS, ACCELERATOR_CHUNK_SECONDS = 5.0, 60.0
-"""Audio that is encoded or decoded at a time, all items of a batch together, on a CPU, whose caches it is to fit, and on
-an accelerator. Longer input goes through in pieces, which bounds memory and changes no code."""
+"""Audio that is encoded or decoded at a time, all items of a batch together: on a CPU what its caches hold, and more
+on an accelerator. Longer input goes through in pieces, which bounds memory and changes no code."""
+TAGS = "audio, speech, tokenizer, codec, vq-vae"
+EXAMPLE = """tokenizer = audiovq.AudioTokenizer.from_pretrained("path/to/this/folder")
+wave, sample_rate = audiovq.load_audio("speech.wav")
+codes = tokenizer.encode(wave, sample_rate)
+wave = tokenizer.decode(codes{speaker})"""
+"""What a model card shows in Python."""
 
 
 class AudioTokenizer:
