@@ -10,19 +10,21 @@ import socket
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 
 from audiovq.bottlenecks.vq import VectorQuantizer
-from audiovq.config import ExperimentConfig, VQConfig
+from audiovq.config import ExperimentConfig, PriorExperimentConfig, VQConfig
 from audiovq.data.dataset import CropSampler
 from audiovq.data.manifest import read_manifest
 from audiovq.errors import Stopped
 from audiovq.losses import ReconstructionLoss
 from audiovq.models.autoencoder import Autoencoder
-from audiovq.training import autoencoder, loop
+from audiovq.models.code_prior import CodePrior
+from audiovq.training import autoencoder, loop, prior
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +45,9 @@ def latents(rank: int) -> torch.Tensor:
     return torch.randn(LATENTS[rank], 4, 10, generator=torch.Generator().manual_seed(rank))
 
 
-def process(rank: int, port: int, folder: Path, configs: dict[str, ExperimentConfig]) -> None:
+def process(
+    rank: int, port: int, folder: Path, configs: dict[str, ExperimentConfig], of_prior: PriorExperimentConfig
+) -> None:
     """What each of the two processes does."""
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in names.items()})
@@ -56,9 +60,10 @@ def process(rank: int, port: int, folder: Path, configs: dict[str, ExperimentCon
         save_file({**task.model.state_dict(), "first batch": first}, output / f"rank-{rank}.safetensors")
         return progress
 
-    autoencoder.fit = fit
+    autoencoder.fit = prior.fit = fit
     for name, config in configs.items():
         autoencoder.train_autoencoder(config, folder / name, "cpu")
+    prior.train_prior(of_prior, folder / "prior", "cpu")
 
     train_step = loop.train_step
 
@@ -97,14 +102,31 @@ def configs(experiment, wavenet) -> dict[str, ExperimentConfig]:
 
 
 @pytest.fixture
-def trained(folder, configs) -> Path:
+def of_prior(folder, write_tokens) -> PriorExperimentConfig:
+    """A prior of two speakers, validated on three utterances: one process takes two of them, the other one."""
+    tokens = {}
+    for name, count in {"train": 6, "valid": 3}.items():
+        generator = np.random.default_rng(count)
+        codes = {(f"{n}", "ab"[n % 2]): generator.integers(8, size=(2, 20 + 3 * n)) for n in range(count)}
+        tokens[name] = write_tokens(folder.parent / "tokens" / name, codes, 8)
+    return PriorExperimentConfig.model_validate(
+        {
+            **{"layers": 3, "cycle": 3, "residual_channels": 6, "skip_channels": 6, "speaker_dim": 2},
+            **{"tokens": tokens["train"], "valid_tokens": tokens["valid"], "crop_frames": 12, "batch_size": 3},
+            "training": {"steps": 4, "warmup_steps": 1, "log_every": 1, "valid_every": 4},
+        }
+    )
+
+
+@pytest.fixture
+def trained(folder, configs, of_prior) -> Path:
     """The folder of all results; the processes run when it is first asked for."""
     if not any(folder.iterdir()):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         context = multiprocessing.get_context("spawn")
-        processes = [context.Process(target=process, args=(rank, port, folder, configs)) for rank in range(2)]
+        processes = [context.Process(target=process, args=(rank, port, folder, configs, of_prior)) for rank in range(2)]
         for started in processes:
             started.start()
         deadline = time.monotonic() + 300
@@ -147,6 +169,19 @@ def test_validation_is_over_all_utterances(trained, configs):
     utterances = read_manifest(config.data.valid)[:1]
     alone = autoencoder.validate_autoencoder(model, loss, utterances, config, Accelerator(cpu=True), None, 6)
     last = json.loads((trained / "gradient/metrics.jsonl").read_text().splitlines()[-1])
+    assert {name: value for name, value in last.items() if name not in {"step", "part"}} == pytest.approx(alone)
+
+
+def test_a_prior_is_equal_on_both_and_validated_on_all_utterances(trained, of_prior):
+    ranks = [load_file(trained / f"prior/rank-{rank}.safetensors") for rank in range(2)]
+    assert not torch.equal(ranks[0].pop("first batch"), ranks[1].pop("first batch"))
+    assert [name for name in ranks[0] if not torch.equal(ranks[0][name], ranks[1][name])] == []
+
+    train, valid = prior.read_parts(of_prior)
+    network = CodePrior.from_pretrained(trained / "prior/release", "cpu").network
+    speakers = valid.speakers(prior.with_tokens(of_prior, train))
+    alone = prior.validate_prior(network, valid, speakers, train.counts(), Accelerator(cpu=True))
+    last = json.loads((trained / "prior/metrics.jsonl").read_text().splitlines()[-1])
     assert {name: value for name, value in last.items() if name not in {"step", "part"}} == pytest.approx(alone)
 
 

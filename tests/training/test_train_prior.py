@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from audiovq.config import PriorExperimentConfig
 from audiovq.errors import ConfigError, SpeakerError, Stopped, TokenError
 from audiovq.models.code_prior import CodePrior
+from audiovq.models.prior import PriorNetwork
 from audiovq.training import loop
 from audiovq.training.folder import start_anew
 from audiovq.training.prior import best_validation, read_parts, train_prior
@@ -155,6 +157,27 @@ def test_codes_and_speakers_are_those_of_the_token_set(make, tmp_path):
         **{"weights_sha256": "ab" * 32, "sample_rate": 16000, "hop_length": 320, "frame_rate": 50.0},
         **{"num_codebooks": 1, "codebook_size": 8},
     }
+
+
+def test_bf16_trains_in_bf16_and_hardly_changes_the_figures(make, tmp_path, monkeypatch):
+    found = {}
+    dtypes = set()
+    original = PriorNetwork.forward
+
+    def forward(network, *arguments):
+        logits = original(network, *arguments)
+        dtypes.add(logits.dtype)
+        return logits
+
+    monkeypatch.setattr(PriorNetwork, "forward", forward)
+    for precision, expected in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        dtypes.clear()
+        train_prior(make({"precision": precision}), tmp_path / precision, "cpu")
+        assert dtypes == {expected}
+        found[precision] = best_validation(tmp_path / precision)["bits_per_code"]
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert found["bf16"] == pytest.approx(found["fp32"], abs=0.05)
+    assert found["bf16"] != found["fp32"]
 
 
 # --- resuming ------------------------------------------------------------------------------------------------
