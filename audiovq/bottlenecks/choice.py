@@ -12,11 +12,10 @@ from torch import Tensor
 SCORES_PER_BLOCK = 2**23
 """Scores computed at a time, which bounds memory to 32 MiB for them: 8192 frames against 1024 codes."""
 LATENT_ERROR = 64
-"""How far a computed latent may be from the exact one, in units of its length and the precision of its numbers. The
-encoders of the recipes stay within 8."""
+"""How far a computed latent may be from the exact one, in units of its length and the precision of its numbers."""
 SCORE_ERROR = 8
-"""How far a computed score may be from the exact one, in units of the features' length, the longest weight and the
-precision of their numbers."""
+"""How far a computed score may be from the exact one of the same features, in units of the largest numbers that are
+added to it and of their precision."""
 
 
 @dataclass(frozen=True)
@@ -88,8 +87,8 @@ class Choice:
 
     def _rounding(self) -> Float[Tensor, " frames"]:
         """How far scores may be from the exact ones of the same features."""
-        scale = SCORE_ERROR * torch.finfo(self.features.dtype).eps * self.weight.norm(dim=-1).max()
-        return scale * self.features.norm(dim=-1)
+        largest = self.features.norm(dim=-1) * self.weight.norm(dim=-1).max() + self.bias.abs().max()
+        return SCORE_ERROR * torch.finfo(self.features.dtype).eps * largest
 
     def _scores(self) -> Iterator[tuple[slice, Float[Tensor, "rows codes"]]]:
         """Scores of some frames, and which those are, in blocks to bound memory."""

@@ -74,6 +74,15 @@ def test_frames_between_two_codes_are_near_ties():
     assert choice.codes_and_near_ties()[1].float().mean() < 0.01
 
 
+@pytest.mark.parametrize(("ulps", "tied"), [(1, True), (4, True), (1000, False)])
+def test_scores_that_differ_by_the_rounding_of_a_large_bias_are_near_ties(ulps, tied):
+    bias = torch.tensor([-30.0, -30.0 - ulps * 2**-19])  # Between 16 and 32 neighbours are 2^-19 apart.
+    choice = Choice(1e-9 * torch.randn(50, D), torch.randn(2, D), bias, torch.positive, torch.zeros(50))
+    codes, near_ties = choice.codes_and_near_ties()
+    assert not codes.any()
+    assert (near_ties == tied).all()
+
+
 def test_equal_codes_are_ties_and_the_first_of_them_is_chosen():
     choice = make_choice(dtype=torch.float64)
     weight, bias = choice.weight.repeat(2, 1), choice.bias.repeat(2)
