@@ -1,4 +1,4 @@
-"""Tokenizing on one machine, in this process or in several."""
+"""Tokenizing in several processes on one machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from audiovq.errors import AudioVQError, WorkerError
-from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.tokenization.job import Job, work
 from audiovq.tokenization.plan import Unit
 
@@ -22,11 +21,6 @@ _NEXT = "next unit"
 def usable_cores() -> int:
     """Cores that this process may use; a batch system often gives it a part of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def run_here(job: Job, tokenizer: AudioTokenizer, units: Iterable[Unit]) -> Iterator[dict[str, Any]]:
-    """Do all units in this process; yields the sidecar of each."""
-    return work(job, tokenizer, units)
 
 
 @dataclass

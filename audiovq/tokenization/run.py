@@ -77,7 +77,7 @@ def tokenize(
     from audiovq.data.tokens import TokenizerInfo
     from audiovq.models.tokenizer import AudioTokenizer
     from audiovq.tokenization import local
-    from audiovq.tokenization.job import Job
+    from audiovq.tokenization.job import Job, work
     from audiovq.tokenization.worker import Settings
 
     if engine == "local":
@@ -97,7 +97,7 @@ def tokenize(
         if not missing:
             done = []
         elif alone:
-            done = list(units.watch(local.run_here(job, tokenizer, units)))
+            done = list(units.watch(work(job, tokenizer, units)))
         elif engine == "local":
             done = list(units.watch(local.run_processes(job, units, min(processes or 1, len(missing)))))
         else:
