@@ -1,4 +1,4 @@
-"""Reading, writing and resampling audio files, and spectrograms; the only module that touches audio files.
+"""Reading and writing audio files, spectrograms and mu-law; the only module that touches audio files.
 
 torch is imported when a function first needs it, so that commands which only read headers start at once.
 """
@@ -6,7 +6,6 @@ torch is imported when a function first needs it, so that commands which only re
 from __future__ import annotations
 
 import io
-import math
 import os
 import re
 from collections.abc import Collection, Iterator
@@ -21,6 +20,7 @@ import soundfile
 
 from audiovq.errors import AudioError
 from audiovq.files import atomic_path
+from audiovq.resampling import Resampler
 
 if TYPE_CHECKING:
     import torch
@@ -32,10 +32,6 @@ AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".
 
 MU_LAW_CLASSES = 256
 """Classes of a sample in mu-law companding, 8 bits."""
-
-_RESAMPLE_WIDTH = 6  # Zero crossings on each side of torchaudio's interpolation filter, its default.
-_RESAMPLE_BLOCK = 8192  # Samples that are resampled at a time, about.
-_MAX_FILTER = 2**24  # Coefficients of an interpolation filter: 64 MiB.
 
 Span = tuple[int, int]
 """First byte and number of bytes of an audio file that lies within another file, such as a tar."""
@@ -130,13 +126,12 @@ class AudioSource:
         if rate == self.sample_rate:
             return torch.from_numpy(reader.samples(start, stop).copy())[None]
 
-        grid = _Grid.of(self.sample_rate, rate)
-        first, last = start // grid.target, -(-stop // grid.target)
-        begin, end = first * grid.source - grid.context, last * grid.source + grid.context
+        resampler = Resampler.of(self.sample_rate, rate)
+        first, last = start // resampler.target, -(-stop // resampler.target)
+        begin, end = first * resampler.source - resampler.context, last * resampler.source + resampler.context
         samples = torch.from_numpy(reader.samples(max(0, begin), min(end, self.num_samples)))
         padded = torch.nn.functional.pad(samples, (max(0, -begin), max(0, end - self.num_samples)))
-        wave = _resample_blocks(padded, grid, self.sample_rate, rate)
-        return wave[None, start - first * grid.target : stop - first * grid.target]
+        return resampler.blocks(padded)[None, start - first * resampler.target : stop - first * resampler.target]
 
 
 class _Reader:
@@ -258,78 +253,6 @@ def find_audio_files(folder: str | Path, suffixes: Collection[str] = AUDIO_SUFFI
             found += [Path(root, name) for name in files if not name.startswith(".")]
         seen.add(place)
     return sorted(path for path in found if path.suffix.lower() in suffixes)
-
-
-def resample(wave: Float[Tensor, "*batch time"], source_rate: int, target_rate: int) -> Float[Tensor, "*batch time2"]:
-    """Band-limited resampling to ceil(T * target_rate / source_rate) samples (torchaudio's windowed sinc).
-
-    A sample comes out the same, to the bit, whatever else is in the batch and however much follows it.
-
-    Raises:
-        AudioError: a rate is not positive, or their ratio is of numbers so large that the filter would fill the memory.
-    """
-    import torch
-
-    if min(source_rate, target_rate) < 1:
-        raise AudioError(f"sample rates are positive, found {source_rate} and {target_rate} Hz")
-    if source_rate == target_rate:
-        return wave
-    grid = _Grid.of(source_rate, target_rate)
-    length = -(-wave.shape[-1] * target_rate // source_rate)
-    missing = -(-length // grid.target) * grid.source - wave.shape[-1]
-    padded = torch.nn.functional.pad(wave, (grid.context, missing + grid.context))
-    rows = [_resample_blocks(row, grid, source_rate, target_rate) for row in padded.reshape(-1, padded.shape[-1])]
-    return torch.stack(rows).view(*wave.shape[:-1], -1)[..., :length]
-
-
-@dataclass(frozen=True)
-class _Grid:
-    """Where a signal is cut to be resampled.
-
-    Convolutions round a sample differently when the signal around it has another length. Blocks of one length, cut
-    at multiples of it, are all rounded in the same way, so that a piece of a signal is exactly that of the whole.
-    """
-
-    source: int
-    """Samples of a block, before resampling."""
-    target: int
-    """Samples of a block, after it."""
-    context: int
-    """Samples on each side of a block that are resampled with it, at least as many as the filter sees."""
-
-    @classmethod
-    def of(cls, source_rate: int, target_rate: int) -> _Grid:
-        divisor = math.gcd(source_rate, target_rate)
-        source_step, target_step = source_rate // divisor, target_rate // divisor
-        if source_step * target_step > _MAX_FILTER:
-            raise AudioError(
-                f"{source_rate} Hz cannot be resampled to {target_rate} Hz: their ratio is that of {source_step} to "
-                f"{target_step}; convert the audio to a usual rate first"
-            )
-        # `source_step` samples become `target_step` samples, each by the same filters; a filter looks this many
-        # samples to either side (torchaudio widens it by the ratio when the rate goes down).
-        reach = math.ceil(_RESAMPLE_WIDTH * max(source_step, target_step) / (0.99 * target_step)) + source_step
-        steps = max(1, _RESAMPLE_BLOCK // target_step)
-        return cls(steps * source_step, steps * target_step, math.ceil(reach / source_step) * source_step)
-
-
-def _resample_blocks(
-    padded: Float[Tensor, " time"], grid: _Grid, source_rate: int, target_rate: int
-) -> Float[Tensor, " time2"]:
-    """Resample whole blocks of a signal, which comes with a context on both sides, one after the other."""
-    import torch
-
-    resampler = _resampler(source_rate, target_rate, padded.device)
-    skipped = grid.context * target_rate // source_rate
-    windows = padded.unfold(-1, grid.source + 2 * grid.context, grid.source)
-    return torch.cat([resampler(window[None])[0, skipped : skipped + grid.target] for window in windows])
-
-
-@lru_cache(maxsize=32)
-def _resampler(source_rate: int, target_rate: int, device: torch.device) -> torch.nn.Module:
-    from torchaudio.transforms import Resample
-
-    return Resample(source_rate, target_rate, lowpass_filter_width=_RESAMPLE_WIDTH).to(device)
 
 
 def log_mel(

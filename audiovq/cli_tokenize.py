@@ -58,7 +58,13 @@ def tokenize(
         ),
     ] = None,
     engine: Annotated[Engine, typer.Option(help="local, or ray: on a Ray cluster.")] = Engine.local,
-    batch_seconds: Annotated[float, typer.Option(min=0.1, help="Seconds of audio in a batch.")] = 60.0,
+    batch_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="Seconds of audio in a batch.  [default: what the device encodes at a time, 5 on a CPU, else 60]",
+        ),
+    ] = None,
     max_seconds: Annotated[
         float | None, typer.Option(min=0, help="Reject longer utterances.  [default: no limit]")
     ] = None,

@@ -1,4 +1,4 @@
-"""Reading, writing and resampling: every format and rate, pieces against the whole, and files that are damaged."""
+"""Reading and writing: every format and rate, pieces against the whole, and files that are damaged."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 import librosa
 import numpy as np
 import pytest
-import scipy.signal
 import soundfile
 import torch
 from hypothesis import given, settings
@@ -22,10 +21,10 @@ from audiovq.audio import (
     log_mel,
     mu_law_decode,
     mu_law_encode,
-    resample,
     save_audio,
 )
 from audiovq.errors import AudioError
+from audiovq.resampling import resample
 
 RATES = [8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000, 192000]
 FORMATS = {
@@ -140,20 +139,6 @@ def test_blocks_put_together_are_the_whole(noise_paths, rate, target, size):
     assert torch.equal(torch.cat(blocks, -1), source.read(target))
 
 
-@pytest.mark.parametrize("target", [16000, 24000])
-@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000])
-def test_resampling_is_the_same_to_the_bit_in_a_batch_of_any_length_and_with_any_number_of_threads(rate, target):
-    waves = torch.rand(3, 2 * rate) - 0.5
-    together = resample(waves, rate, target)
-    threads = torch.get_num_threads()
-    for item, found in zip(waves, together, strict=True):
-        torch.set_num_threads(2)
-        alone = resample(item[: rate + 1], rate, target)
-        torch.set_num_threads(threads)
-        whole = target - 200  # What the end of the shorter signal cannot have changed.
-        assert torch.equal(alone[:whole], found[:whole])
-
-
 @settings(max_examples=30)
 @given(data=st.data(), rate=st.sampled_from([16000, 24000]))
 def test_a_piece_of_opus_is_that_of_the_whole_but_for_the_memory_of_its_decoder(opus_path, data, rate):
@@ -216,27 +201,7 @@ def test_a_piece_outside_the_signal_is_refused(write, start, count):
         AudioSource.open(write()).read(None, start, count)
 
 
-# --- resampling and spectrograms -----------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("rate", "target"), [(8000, 16000), (44100, 16000), (48000, 24000), (16000, 48000)])
-def test_resampling_agrees_with_scipy_on_band_limited_signals(rate, target):
-    samples = tone(rate, 1.0) + 0.5 * tone(rate, 1.0, 1700.0)
-    divisor = math.gcd(rate, target)
-    expected = scipy.signal.resample_poly(samples.astype(np.float64), target // divisor, rate // divisor)
-    found = resample(torch.from_numpy(samples), rate, target)
-    np.testing.assert_allclose(found, expected[: found.shape[-1]], atol=3e-3)
-
-
-def test_frequencies_above_half_the_new_rate_are_removed():
-    high = torch.from_numpy(tone(48000, 1.0, 14000.0))
-    assert resample(high, 48000, 16000).abs().max() < 0.01
-
-
-@pytest.mark.parametrize(("source", "target"), [(0, 16000), (16000, 0), (-8000, 16000)])
-def test_rates_are_positive(source, target):
-    with pytest.raises(AudioError, match="sample rates are positive"):
-        resample(torch.zeros(1, 10), source, target)
+# --- spectrograms and mu-law ----------------------------------------------------------------------------------
 
 
 def test_the_log_mel_spectrogram_is_librosas(mini_speech):

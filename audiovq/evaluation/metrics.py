@@ -45,7 +45,7 @@ def pesq_wb(reference: Float[Tensor, "1 time"], degraded: Float[Tensor, "1 time"
     """
     from pesq import PesqError, pesq
 
-    from audiovq.audio import resample
+    from audiovq.resampling import resample
 
     _signals(reference, degraded)
     pair = (wave.detach().cpu().float() for wave in (reference, degraded))

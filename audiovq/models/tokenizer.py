@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from audiovq.audio import AudioSource, AudioWriter, resample
+from audiovq.audio import AudioSource, AudioWriter
 from audiovq.config import AutoencoderConfig
 from audiovq.devices import choose_device, full_float32
 from audiovq.errors import AudioError, TokenError
@@ -23,6 +23,7 @@ from audiovq.models.speakers import name_some, speaker_number
 from audiovq.models.streaming import StreamingDecoder, StreamingEncoder
 from audiovq.models.ties import TieBreaker
 from audiovq.nn.stream import Stream
+from audiovq.resampling import resample
 
 CHUNK_SECONDS, ACCELERATOR_CHUNK_SECONDS = 5.0, 60.0
 """Audio that is encoded or decoded at a time, all items of a batch together: on a CPU what its caches hold, and more
@@ -166,8 +167,7 @@ class AudioTokenizer:
             TokenError: the model has no codes.
         """
         self.require_codes()
-        stream = StreamingEncoder(self)
-        return torch.cat([stream(piece) for piece in self._pieces(self._prepare(wave, sample_rate))], dim=-1)
+        return self.encode_pieces(self._pieces(self._prepare(wave, sample_rate)))
 
     def decode(
         self,
@@ -201,9 +201,12 @@ class AudioTokenizer:
             TokenError: the model has no codes.
         """
         self.require_codes()
+        return self.encode_pieces(piece[None] for piece in source.blocks(self.sample_rate, self.piece_samples()))
+
+    def encode_pieces(self, pieces: Iterable[Float[Tensor, "batch 1 time"]]) -> Int[Tensor, "batch books frames"]:
+        """Codes of a signal, or of a batch of them, that comes in pieces; see `StreamingEncoder`."""
         stream = StreamingEncoder(self)
-        pieces = source.blocks(self.sample_rate, self.piece_samples())
-        return torch.cat([stream(piece[None]) for piece in pieces], dim=-1)
+        return torch.cat([stream(piece) for piece in pieces], dim=-1)
 
     def decode_to_file(
         self,
@@ -233,9 +236,13 @@ class AudioTokenizer:
         for piece in codes.split(self._piece_frames(len(codes)), dim=-1):
             yield stream(piece)
 
+    @property
+    def chunk_seconds(self) -> float:
+        """Audio that is encoded or decoded at a time, in seconds, all items of a batch together."""
+        return CHUNK_SECONDS if self.device.type == "cpu" else ACCELERATOR_CHUNK_SECONDS
+
     def _piece_frames(self, batch_size: int) -> int:
-        seconds = CHUNK_SECONDS if self.device.type == "cpu" else ACCELERATOR_CHUNK_SECONDS
-        return max(1, round(seconds * self.frame_rate / batch_size))
+        return max(1, round(self.chunk_seconds * self.frame_rate / batch_size))
 
     @torch.inference_mode()
     def reconstruct(

@@ -44,7 +44,7 @@ def tokenize(
     processes: int | None = None,
     shard: tuple[int, int] | None = None,
     engine: str = "local",
-    batch_seconds: float = 60.0,
+    batch_seconds: float | None = None,
     max_seconds: float | None = None,
     unit_seconds: float | None = None,
     device: str = "auto",
@@ -61,7 +61,7 @@ def tokenize(
             that it may start; None: as many as there is room for.
         shard: (i, n): do only the i-th of n parts, i from 0; another n processes do the rest, at any time.
         engine: `local`, or `ray`: on a Ray cluster.
-        batch_seconds: audio in a batch, padding included.
+        batch_seconds: audio in a batch, padding included; None: as much as the device encodes at a time.
         max_seconds: reject longer utterances.
         unit_seconds: audio in a shard, about; None: see `plan_units`.
         force: remove what another model, or another list of utterances, has left in `output`.

@@ -16,7 +16,6 @@ from audiovq.data.dataset import read_ahead
 from audiovq.data.tokens import TokenRow
 from audiovq.devices import full_float32, single_threaded
 from audiovq.errors import AudioError
-from audiovq.models.streaming import StreamingEncoder
 from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.tokenization.plan import Unit
 from audiovq.tokenization.sources import Item
@@ -38,8 +37,9 @@ class Rejected:
 class Settings:
     """How units are encoded. No code depends on it."""
 
-    batch_seconds: float = 60.0
-    """Audio in a batch, padding included; a longer utterance is read and encoded piece by piece."""
+    batch_seconds: float | None = None
+    """Audio in a batch, padding included; a longer utterance is read and encoded piece by piece. None: as much as the
+    device encodes at a time."""
     max_seconds: float | None = None
     """Longer utterances are rejected; None: there is no limit."""
 
@@ -78,10 +78,13 @@ def _encode_batches(
     On a CPU each core reads and encodes batches of its own: there is always enough for all of them to do, and none
     waits for the others as the threads of one convolution do. An accelerator has its batches read by other threads.
     """
-    batches = ((unit, batch) for unit in units for batch in batch_by_length(unit.items, settings.batch_seconds))
+    batch_seconds = settings.batch_seconds or tokenizer.chunk_seconds
+    batches = ((unit, batch) for unit in units for batch in batch_by_length(unit.items, batch_seconds))
 
     def read(given: tuple[Unit, list[Item]]) -> tuple[Unit, list[Item], list[Read]]:
-        return *given, [_read_one(item, tokenizer.sample_rate, settings) for item in given[1]]
+        return *given, [
+            _read_one(item, tokenizer.sample_rate, batch_seconds, settings.max_seconds) for item in given[1]
+        ]
 
     def encode(given: tuple[Unit, list[Item], list[Read]]) -> tuple[Unit, list[Item], list[TokenRow | Rejected]]:
         unit, batch, signals = given
@@ -112,13 +115,12 @@ Read = Signal | AudioSource | AudioError
 """A waveform, or the open file of one that is too long to be read at once, or why it cannot be used."""
 
 
-def _read_one(item: Item, sample_rate: int, settings: Settings) -> Read:
+def _read_one(item: Item, sample_rate: int, batch_seconds: float, limit: float | None) -> Read:
     try:
         source = item.open()
-        limit = settings.max_seconds
         if limit is not None and source.duration > limit:
             raise AudioError(f"{item.name}: is {source.duration:.3f} s long, more than the limit of {limit:g} s")
-        return source.read(sample_rate) if source.duration <= settings.batch_seconds else source
+        return source.read(sample_rate) if source.duration <= batch_seconds else source
     except AudioError as error:
         return error
 
@@ -158,12 +160,16 @@ def _encode_together(tokenizer: AudioTokenizer, signals: list[Signal]) -> list[t
 
 
 def _encode_long(tokenizer: AudioTokenizer, source: AudioSource) -> tuple[np.ndarray, int]:
-    """Codes [Q, F] and length in samples of an utterance that is read piece by piece, a little ahead."""
+    """Codes [Q, F] and length in samples of an utterance that is read piece by piece."""
+    alone = tokenizer.device.type == "cpu"
+    codes = tokenizer.encode_source(source) if alone else tokenizer.encode_pieces(_pieces_ahead(tokenizer, source))
+    return codes[0].numpy(), source.length_at(tokenizer.sample_rate)
+
+
+def _pieces_ahead(tokenizer: AudioTokenizer, source: AudioSource) -> Iterator[Float[Tensor, "1 1 time"]]:
+    """The pieces of an utterance, the next one read while one is encoded."""
     blocks = source.blocks(tokenizer.sample_rate, tokenizer.piece_samples())
-    stream = StreamingEncoder(tokenizer)
-    codes: list[Tensor] = []
     for piece in read_ahead(lambda _: next(blocks, None), repeat(None), threads=1):
         if piece is None:
-            break
-        codes.append(stream(piece[None]))
-    return torch.cat(codes, dim=-1)[0].numpy(), source.length_at(tokenizer.sample_rate)
+            return
+        yield piece[None]

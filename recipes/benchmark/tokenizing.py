@@ -24,9 +24,10 @@ from typing import TYPE_CHECKING, Any
 
 from codec import RECIPES, commit, cpu_name, table
 
-from audiovq.audio import AudioWriter, find_audio_files, load_audio, resample
+from audiovq.audio import AudioWriter, find_audio_files, load_audio
 from audiovq.config import load_config
 from audiovq.files import write_json
+from audiovq.resampling import resample
 
 if TYPE_CHECKING:
     from torch import Tensor

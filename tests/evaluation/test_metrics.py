@@ -7,7 +7,6 @@ import scipy.stats
 import torch
 from pesq import pesq
 
-from audiovq.audio import resample
 from audiovq.evaluation.metrics import (
     METRICS,
     MetricError,
@@ -21,6 +20,7 @@ from audiovq.evaluation.metrics import (
     stoi,
     summarize,
 )
+from audiovq.resampling import resample
 
 RATE = 16000
 

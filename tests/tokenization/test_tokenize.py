@@ -11,10 +11,11 @@ import pytest
 import soundfile
 import torch
 
-from audiovq.audio import AudioSource, load_audio, resample
+from audiovq.audio import AudioSource, load_audio
 from audiovq.data.manifest import write_manifest
 from audiovq.data.tokens import TokenSet
 from audiovq.errors import ConfigError, OutputExistsError, TokenError, WorkerError
+from audiovq.resampling import resample
 from audiovq.tokenization import job, local, worker
 from audiovq.tokenization.plan import Unit
 from audiovq.tokenization.run import tokenize
