@@ -17,6 +17,7 @@ import typer
 
 import audiovq
 from audiovq import cli_prior, cli_tokenize, cli_tokens
+from audiovq.allocator import keep_freed_memory
 from audiovq.errors import AudioVQError, Stopped, TokenError, WorkerError
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes an acceler
 
 def main() -> None:
     """Run the command line; a user's mistake ends in one line on stderr and exit code 2."""
+    keep_freed_memory()
     try:
         app()
     except AudioVQError as error:

@@ -53,7 +53,7 @@ def test_the_whole_benchmark_runs(tokenizing, tiny_tokenizer, speech, tmp_path, 
         assert sum(row[part] for part in ("reading", "encoding", "writing")) == pytest.approx(1)
         assert min(row[part] for part in ("reading", "encoding", "writing")) > 0
     assert "importing torch 2.00 s, start-up beyond that 0.50 s" in capsys.readouterr().out
-    assert "timed" not in f"{worker._read_one}{worker._encode}{commit.commit_unit}"  # All is as it was.
+    assert "timed" not in f"{AudioSource._piece}{worker.Item.open}{worker._encode}{commit.commit_unit}"  # All is as it was.
 
 
 def test_the_bare_encoder_is_given_all_the_audio_it_is_timed_for(tokenizing, tiny_tokenizer, monkeypatch):

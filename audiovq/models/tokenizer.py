@@ -28,6 +28,9 @@ from audiovq.resampling import resample
 CHUNK_SECONDS, ACCELERATOR_CHUNK_SECONDS = 5.0, 60.0
 """Audio that is encoded or decoded at a time, all items of a batch together: on a CPU what its caches hold, and more
 on an accelerator. Longer input goes through in pieces, which bounds memory and changes no code."""
+LENGTH_SECONDS = 0.25
+"""Pieces are as long as a multiple of this, the last one with zeros behind it. A backend that makes kernels for each
+length, as oneDNN does on a CPU, spends up to a third of its time on that, and much memory, if all lengths differ."""
 TAGS = "audio, speech, tokenizer, codec, vq-vae"
 EXAMPLE = """tokenizer = audiovq.AudioTokenizer.from_pretrained("path/to/this/folder")
 wave, sample_rate = audiovq.load_audio("speech.wav")
@@ -204,9 +207,14 @@ class AudioTokenizer:
         return self.encode_pieces(piece[None] for piece in source.blocks(self.sample_rate, self.piece_samples()))
 
     def encode_pieces(self, pieces: Iterable[Float[Tensor, "batch 1 time"]]) -> Int[Tensor, "batch books frames"]:
-        """Codes of a signal, or of a batch of them, that comes in pieces; see `StreamingEncoder`."""
-        stream = StreamingEncoder(self)
-        return torch.cat([stream(piece) for piece in pieces], dim=-1)
+        """Codes of a signal, or of a batch of them, that comes in pieces of `piece_samples`; the last may be shorter."""
+        stream, unit = StreamingEncoder(self), self._unit_frames * self.hop_length
+        codes = []
+        for piece in pieces:
+            length = piece.shape[-1]
+            padded = torch.nn.functional.pad(piece, (0, -length % unit))
+            codes.append(stream(padded)[..., : self.num_frames(length)])
+        return torch.cat(codes, dim=-1)
 
     def decode_to_file(
         self,
@@ -241,8 +249,13 @@ class AudioTokenizer:
         """Audio that is encoded or decoded at a time, in seconds, all items of a batch together."""
         return CHUNK_SECONDS if self.device.type == "cpu" else ACCELERATOR_CHUNK_SECONDS
 
+    @property
+    def _unit_frames(self) -> int:
+        return max(1, round(LENGTH_SECONDS * self.frame_rate))
+
     def _piece_frames(self, batch_size: int) -> int:
-        return max(1, round(self.chunk_seconds * self.frame_rate / batch_size))
+        units = self.chunk_seconds * self.frame_rate / batch_size / self._unit_frames
+        return max(1, round(units)) * self._unit_frames
 
     @torch.inference_mode()
     def reconstruct(

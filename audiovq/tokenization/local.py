@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from audiovq.allocator import keep_freed_memory
 from audiovq.errors import AudioVQError, WorkerError
 from audiovq.tokenization.job import Job, work
 from audiovq.tokenization.plan import Unit
@@ -87,6 +88,7 @@ def _died(process: BaseProcess) -> WorkerError:
 def _serve(job: Job, pipe: Connection, number: int, processes: int) -> None:
     """A worker's life; it ends when there are no more units, or when the process that started it is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Of Ctrl-C the process that started it makes what is right.
+    keep_freed_memory()
     import torch
 
     def units() -> Iterator[Unit]:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from audiovq.allocator import keep_freed_memory
 from audiovq.errors import ConfigError, WorkerError
 from audiovq.tokenization.job import Job, work
 from audiovq.tokenization.plan import Unit
@@ -75,6 +76,7 @@ class _Actor:
     def __init__(self, job: Job):
         import torch
 
+        keep_freed_memory()
         torch.set_num_threads(1)
         self._job, self._tokenizer = job, job.load()
 

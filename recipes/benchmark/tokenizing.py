@@ -19,11 +19,14 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 from codec import RECIPES, commit, cpu_name, table
 
+from audiovq.allocator import keep_freed_memory
 from audiovq.audio import AudioWriter, find_audio_files, load_audio
 from audiovq.config import load_config
 from audiovq.files import write_json
@@ -174,35 +177,37 @@ def speed_rows(measured: Measured) -> list[dict[str, Any]]:
 
 
 def measure_split(model: Path, corpora: dict[str, Path], scratch: Path) -> list[dict[str, Any]]:
-    """CPU seconds that reading, encoding and writing take, for a second of audio, on one core."""
+    """Shares of the CPU time that reading, encoding and writing take, on one core."""
+    from audiovq.audio import AudioSource
     from audiovq.tokenization import commit, worker
 
     spent: dict[str, float] = defaultdict(float)
 
     def timed(part: str, function: Callable[..., Any]) -> Callable[..., Any]:
         def call(*given: Any) -> Any:
-            begin = time.thread_time()
+            begin, reading = time.thread_time(), spent["reading"]
             try:
                 return function(*given)
             finally:
-                spent[part] += time.thread_time() - begin
+                # A long utterance is read within encoding.
+                spent[part] += time.thread_time() - begin - (spent["reading"] - reading)
 
         return call
 
-    parts = {"reading": (worker, "_read_one"), "encoding": (worker, "_encode"), "writing": (commit, "commit_unit")}
-    originals = {part: getattr(module, name) for part, (module, name) in parts.items()}
+    places = {
+        "reading": [(AudioSource, "_piece"), (worker.Item, "open")],
+        "encoding": [(worker, "_encode")],
+        "writing": [(commit, "commit_unit")],
+    }
     rows = []
-    try:
-        for part, (module, name) in parts.items():
-            setattr(module, name, timed(part, originals[part]))
+    with ExitStack() as patches:
+        for part, (owner, name) in ((part, place) for part, found in places.items() for place in found):
+            patches.enter_context(mock.patch.object(owner, name, timed(part, getattr(owner, name))))
         for name, corpus in corpora.items():
             spent.clear()
             run(model, corpus, scratch, 1, 1)
             total = sum(spent.values())
-            rows.append({"corpus": name, **{part: spent[part] / total for part in parts}})
-    finally:
-        for part, (module, name) in parts.items():
-            setattr(module, name, originals[part])
+            rows.append({"corpus": name, **{part: spent[part] / total for part in places}})
     return rows
 
 
@@ -274,6 +279,7 @@ def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     from audiovq.models.autoencoder import Autoencoder
     from audiovq.models.tokenizer import AudioTokenizer
 
+    keep_freed_memory()  # As the command does, and for the bare encoder, too.
     torch.set_num_threads(args.cores)
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
         args.scratch = Path(folder)
