@@ -109,11 +109,21 @@ class AudioSource:
 
     def blocks(self, sample_rate: int, size: int) -> Iterator[Float[Tensor, "1 time"]]:
         """The whole segment as consecutive blocks of `size` samples at `sample_rate`; the last may be shorter."""
+        import torch
+
         length = self.length_at(sample_rate)
+        # Read in what is resampled at a time: of a part of it, the rest would be resampled again for the next one.
+        unit = 1 if sample_rate == self.sample_rate else Resampler.of(self.sample_rate, sample_rate).target
+        step = -(-size // unit) * unit
         with _open(self.path, self.span) as file:
-            reader = _Reader(self, file)
-            for start in range(0, length, size):
-                yield self._piece(reader, sample_rate, start, min(start + size, length))
+            reader, waiting = _Reader(self, file), torch.zeros(1, 0)
+            for start in range(0, length, step):
+                piece = self._piece(reader, sample_rate, start, min(start + step, length))
+                *blocks, waiting = torch.cat([waiting, piece], dim=-1).split(size, dim=-1)
+                yield from blocks
+                if waiting.shape[-1] == size or start + step >= length:
+                    yield waiting
+                    waiting = waiting[:, :0]
 
     def check_end(self) -> None:
         """Raise `AudioError` if the last sample cannot be decoded: a header says nothing about a truncated file."""
