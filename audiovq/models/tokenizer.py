@@ -207,7 +207,7 @@ class AudioTokenizer:
         return self.encode_pieces(piece[None] for piece in source.blocks(self.sample_rate, self.piece_samples()))
 
     def encode_pieces(self, pieces: Iterable[Float[Tensor, "batch 1 time"]]) -> Int[Tensor, "batch books frames"]:
-        """Codes of a signal, or of a batch of them, that comes in pieces of `piece_samples`; the last may be shorter."""
+        """Codes of a signal, or a batch of them, in pieces of `piece_samples`, of which the last may be shorter."""
         stream, unit = StreamingEncoder(self), self._unit_frames * self.hop_length
         codes = []
         for piece in pieces:

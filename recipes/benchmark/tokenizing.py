@@ -162,9 +162,9 @@ def measure_speed(
 
 
 def speed_rows(measured: Measured) -> list[dict[str, Any]]:
-    """Median speeds, best ones, and the ratio to the fastest bare encoder of the same round."""
+    """Median speeds, best ones, and the median ratio to the bare encoder whose batch is the best, round by round."""
     bares = [values for name, values in measured.items() if name.startswith("bare")]
-    best = [max(values) for values in zip(*bares, strict=True)]
+    best = max(bares, key=statistics.median)
     return [
         {
             "way": name,

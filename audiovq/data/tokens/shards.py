@@ -80,21 +80,45 @@ def _groups(rows: Sequence[TokenRow]) -> Iterator[Sequence[TokenRow]]:
 
 
 def _table(rows: Sequence[TokenRow]) -> Any:
+    """Rows as columns, made from their buffers: `pyarrow.array` would import pandas, which takes most of a second."""
     import pyarrow as pa
 
-    frames = np.repeat([row.num_frames for row in rows], [len(row.codes) for row in rows])
-    values = np.concatenate([row.codes.ravel() for row in rows])
-    books = pa.ListArray.from_arrays(_offsets(frames), pa.array(values, pa.uint16()))
-    columns = {
-        "utt_id": [row.utt_id for row in rows],
-        "speaker": [row.speaker for row in rows],
-        "sample_rate": [row.sample_rate for row in rows],
-        "num_samples": [row.num_samples for row in rows],
-        "num_frames": [row.num_frames for row in rows],
-        "codes": pa.ListArray.from_arrays(_offsets([len(row.codes) for row in rows]), books),
-        "source": [row.source for row in rows],
-    }
-    return pa.table(columns, schema=schema())
+    codes = _numbers(np.concatenate([row.codes.ravel() for row in rows]), np.uint16)
+    books = _lists(np.repeat([row.num_frames for row in rows], [len(row.codes) for row in rows]), codes)
+    columns = [
+        _texts([row.utt_id for row in rows]),
+        _texts([row.speaker for row in rows]),
+        _numbers([row.sample_rate for row in rows], np.int32),
+        _numbers([row.num_samples for row in rows], np.int64),
+        _numbers([row.num_frames for row in rows], np.int64),
+        _lists([len(row.codes) for row in rows], books),
+        _texts([row.source for row in rows]),
+    ]
+    return pa.Table.from_arrays(columns, schema=schema())
+
+
+def _numbers(values: Any, dtype: type[np.generic]) -> Any:
+    import pyarrow as pa
+
+    numbers = np.ascontiguousarray(values, dtype)
+    return pa.Array.from_buffers(pa.from_numpy_dtype(numbers.dtype), len(numbers), [None, pa.py_buffer(numbers)])
+
+
+def _lists(lengths: Any, items: Any) -> Any:
+    """Lists of so many of the items each."""
+    import pyarrow as pa
+
+    buffers = [None, pa.py_buffer(_offsets(lengths))]
+    return pa.Array.from_buffers(pa.list_(items.type), len(lengths), buffers, children=[items])
+
+
+def _texts(values: Sequence[str | None]) -> Any:
+    import pyarrow as pa
+
+    encoded = [(value or "").encode() for value in values]
+    present = np.packbits([value is not None for value in values], bitorder="little")
+    buffers = [present, _offsets([len(text) for text in encoded]), b"".join(encoded)]
+    return pa.Array.from_buffers(pa.string(), len(values), [pa.py_buffer(buffer) for buffer in buffers])
 
 
 def _offsets(lengths: Any) -> np.ndarray:
