@@ -140,7 +140,8 @@ class AudioSource:
         first, last = start // resampler.target, -(-stop // resampler.target)
         begin, end = first * resampler.source - resampler.context, last * resampler.source + resampler.context
         samples = torch.from_numpy(reader.samples(max(0, begin), min(end, self.num_samples)))
-        padded = torch.nn.functional.pad(samples, (max(0, -begin), max(0, end - self.num_samples)))
+        missing = max(0, -begin), max(0, end - self.num_samples)
+        padded = torch.nn.functional.pad(samples, missing) if any(missing) else samples
         return resampler.blocks(padded)[None, start - first * resampler.target : stop - first * resampler.target]
 
 

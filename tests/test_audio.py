@@ -24,7 +24,7 @@ from audiovq.audio import (
     save_audio,
 )
 from audiovq.errors import AudioError
-from audiovq.resampling import resample
+from audiovq.resampling import Resampler, resample
 
 RATES = [8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000, 192000]
 FORMATS = {
@@ -137,6 +137,16 @@ def test_blocks_put_together_are_the_whole(noise_paths, rate, target, size):
     blocks = list(source.blocks(target, size))
     assert {block.shape[-1] for block in blocks[:-1]} <= {size}
     assert torch.equal(torch.cat(blocks, -1), source.read(target))
+
+
+@pytest.mark.parametrize("size", [500, 7000, 16000, 20000])
+def test_a_file_that_is_read_in_blocks_is_resampled_once(noise_paths, monkeypatch, size):
+    lengths = []
+    blocks = Resampler.blocks
+    monkeypatch.setattr(Resampler, "blocks", lambda *given: lengths.append(len(found := blocks(*given))) or found)
+    source = AudioSource.open(noise_paths[48000])
+    assert sum(block.shape[-1] for block in source.blocks(16000, size)) == source.length_at(16000)
+    assert sum(lengths) - source.length_at(16000) in range(Resampler.of(48000, 16000).target)
 
 
 @settings(max_examples=30)

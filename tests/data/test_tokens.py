@@ -130,6 +130,14 @@ def test_a_set_that_was_read_from_takes_no_codes_to_other_processes(tmp_path):
     assert as_plain(pickle.loads(pickle.dumps(tokens))[17]) == as_plain(rows(40)[17])  # noqa: S301
 
 
+def test_rows_are_written_without_what_imports_pandas(tmp_path, monkeypatch):
+    monkeypatch.setattr("pyarrow.array", lambda *_: pytest.fail("pyarrow.array imports pandas"))
+    write_shard(tmp_path / "part-0.parquet", rows(9))
+    monkeypatch.undo()
+    token_set(tmp_path)
+    assert [as_plain(row) for row in TokenSet(tmp_path)] == [as_plain(row) for row in rows(9)]
+
+
 def test_equal_rows_give_equal_bytes(tmp_path):
     for name in ("a", "b"):
         write_shard(tmp_path / name, rows())

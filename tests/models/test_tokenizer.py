@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from audiovq.audio import AudioSource, load_audio, save_audio
 from audiovq.errors import AudioError, TokenError
 from audiovq.models import tokenizer as tokenizer_module
+from audiovq.models.autoencoder import Autoencoder
 from audiovq.models.streaming import StreamingDecoder, StreamingEncoder
 from audiovq.resampling import resample
 
@@ -27,6 +28,7 @@ def in_chunks(monkeypatch, tokenizer):
 
     def choose(frames: int) -> None:
         monkeypatch.setattr(tokenizer_module, "CHUNK_SECONDS", frames / tokenizer.frame_rate)
+        monkeypatch.setattr(tokenizer_module, "LENGTH_SECONDS", 1 / tokenizer.frame_rate)
 
     return choose
 
@@ -79,6 +81,19 @@ def test_decoding_in_a_batch_changes_no_sample_of_an_item(tokenizer, frames):
     for item, wave in zip(codes, tokenizer.decode(padded), strict=True):
         single = tokenizer.decode(item)
         torch.testing.assert_close(wave[None, :, : single.shape[-1]], single, **CLOSE)
+
+
+def test_the_network_is_given_signals_of_few_lengths(tokenizer, mini_speech, monkeypatch):
+    lengths = []
+    encode = Autoencoder.encode
+    monkeypatch.setattr(Autoencoder, "encode", lambda *given: lengths.append(given[1].shape[-1]) or encode(*given))
+    monkeypatch.setattr(tokenizer_module, "CHUNK_SECONDS", 0.75)
+    for samples in (1, 4000, 4001, 11999, 12001, 31000):
+        codes = tokenizer.encode(mini_speech[:, :samples], 16000)
+        assert codes.shape[-1] == tokenizer.num_frames(samples)
+    assert lengths == [4000, 4000, 8000, 12000, 12000, 4000, 12000, 12000, 8000]
+    assert tokenizer.encode(mini_speech.expand(3, 1, -1)[..., :9000], 16000).shape == (3, 1, 450)
+    assert lengths[-3:] == [4000] * 3
 
 
 @pytest.mark.parametrize("frames", [3, 64, 1599])

@@ -132,14 +132,17 @@ def test_threads_of_other_callers_are_as_they_were(model, manifest, tmp_path):
     torch.set_num_threads(1)
 
 
-def test_a_long_utterance_is_read_piece_by_piece(tokenizer, utterances, monkeypatch):
+@pytest.mark.parametrize(("batch_seconds", "longest"), [(1.0, 1.0), (None, 0.5)])
+def test_an_utterance_longer_than_a_batch_is_read_piece_by_piece(
+    tokenizer, utterances, monkeypatch, batch_seconds, longest
+):
     monkeypatch.setattr("audiovq.models.tokenizer.CHUNK_SECONDS", 0.5)
     sizes = []
     original = AudioSource.blocks
     monkeypatch.setattr(AudioSource, "blocks", lambda *given: sizes.append(given[2]) or original(*given))
     items = [Item.of(utterance) for utterance in utterances]
-    (encoded,) = encode_units(tokenizer, [Unit("part", items)], Settings(batch_seconds=1.0))
-    assert sizes == [8000] * sum(utterance.duration > 1 for utterance in utterances)
+    (encoded,) = encode_units(tokenizer, [Unit("part", items)], Settings(batch_seconds))
+    assert sizes == [8000] * sum(utterance.duration > longest for utterance in utterances)
     assert_codes_are_those_of_single_encoding(tokenizer, utterances, encoded.rows)
 
 
