@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from audiovq.allocator import keep_freed_memory
 from audiovq.config import load_config
 from audiovq.errors import AudioVQError
 from audiovq.files import write_json
@@ -317,6 +318,7 @@ def benchmark(args: argparse.Namespace) -> None:
     """Measure, print the tables and write the figures."""
     import torch
 
+    keep_freed_memory()
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     facts = conditions(args)
