@@ -15,8 +15,8 @@ def keep_freed_memory() -> None:
     """Keep memory that is freed for the next tensor, as PyTorch does on accelerators.
 
     glibc gives large blocks back to the system, which hands them out again page by page, each set to zero and mapped
-    in turn. With the tensors that a network makes and frees on a CPU that takes up to a quarter of the time. For
-    commands, which own their process. Does nothing where the C library is another.
+    in turn, for every tensor that a network makes and frees on a CPU. For programs that own their process. Does
+    nothing where the C library is another.
     """
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt

@@ -98,7 +98,7 @@ class Resampler:
         import torch
 
         def resampled(window: Tensor) -> Tensor:
-            """As products of matrices: many times as fast as the convolution with one channel that it is."""
+            """As products of matrices, since a convolution with one channel uses little of a processor."""
             seen = (
                 (filters, window[first : first + self.source - self.step + len(filters)])
                 for first, filters in self.filters

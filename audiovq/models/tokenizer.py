@@ -30,7 +30,7 @@ CHUNK_SECONDS, ACCELERATOR_CHUNK_SECONDS = 5.0, 60.0
 on an accelerator. Longer input goes through in pieces, which bounds memory and changes no code."""
 LENGTH_SECONDS = 0.25
 """Pieces are as long as a multiple of this, the last one with zeros behind it. A backend that makes kernels for each
-length, as oneDNN does on a CPU, spends up to a third of its time on that, and much memory, if all lengths differ."""
+length, as oneDNN does on a CPU, spends time and memory on that if all lengths differ."""
 TAGS = "audio, speech, tokenizer, codec, vq-vae"
 EXAMPLE = """tokenizer = audiovq.AudioTokenizer.from_pretrained("path/to/this/folder")
 wave, sample_rate = audiovq.load_audio("speech.wav")

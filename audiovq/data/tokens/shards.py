@@ -80,7 +80,7 @@ def _groups(rows: Sequence[TokenRow]) -> Iterator[Sequence[TokenRow]]:
 
 
 def _table(rows: Sequence[TokenRow]) -> Any:
-    """Rows as columns, made from their buffers: `pyarrow.array` would import pandas, which takes most of a second."""
+    """Rows as columns, made from their buffers: `pyarrow.array` would import pandas, which nothing here needs."""
     import pyarrow as pa
 
     codes = _numbers(np.concatenate([row.codes.ravel() for row in rows]), np.uint16)
