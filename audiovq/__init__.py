@@ -16,8 +16,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from audiovq.audio import load_audio, save_audio
-    from audiovq.models.code_prior import CodePrior
+    from audiovq.audio.files import load_audio, save_audio
+    from audiovq.models.prior import CodePrior
     from audiovq.models.tokenizer import AudioTokenizer
 
 __version__ = "0.1.0"
@@ -25,7 +25,7 @@ __all__ = ["AudioTokenizer", "CodePrior", "load_audio", "save_audio"]
 
 _HOMES = {
     "AudioTokenizer": "audiovq.models.tokenizer",
-    "CodePrior": "audiovq.models.code_prior",
+    "CodePrior": "audiovq.models.prior",
     "load_audio": "audiovq.audio",
     "save_audio": "audiovq.audio",
 }

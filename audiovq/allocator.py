@@ -1,4 +1,4 @@
-"""What the C library does with memory that is freed."""
+"""What the C library does with memory that is freed. Apart, since commands need it before torch is imported."""
 
 from __future__ import annotations
 

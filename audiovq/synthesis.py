@@ -11,12 +11,12 @@ import numpy as np
 from jaxtyping import Int
 from torch import Tensor
 
-from audiovq.audio import AudioSource, save_audio
-from audiovq.data.codes_file import CodesFile, save_codes
+from audiovq.audio.files import AudioSource, save_audio
 from audiovq.errors import ConfigError, TokenError
 from audiovq.files import refuse_to_overwrite
-from audiovq.models.code_prior import CodePrior
+from audiovq.models.prior import CodePrior
 from audiovq.models.tokenizer import AudioTokenizer
+from audiovq.tokens.codes_file import CodesFile, save_codes
 
 
 @dataclass(frozen=True)

@@ -12,24 +12,31 @@ from jaxtyping import install_import_hook
 # Before anything below audiovq is imported: from here on every annotated shape and dtype is checked at each call.
 # Not AudioTokenizer, which has errors of its own for wrong input.
 install_import_hook(
-    ["audiovq.nn", "audiovq.bottlenecks", "audiovq.losses", "audiovq.models.autoencoder", "audiovq.models.prior"],
+    [
+        "audiovq.nn",
+        "audiovq.bottlenecks",
+        "audiovq.losses.reconstruction",
+        "audiovq.models.autoencoder",
+        "audiovq.models.prior",
+    ],
     "beartype.beartype",
 )
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+import soundfile  # noqa: E402
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from audiovq import cli  # noqa: E402
-from audiovq.audio import load_audio  # noqa: E402
+from audiovq.audio import AudioSource, load_audio  # noqa: E402
 from audiovq.config import AutoencoderConfig, CodesConfig, PriorConfig  # noqa: E402
-from audiovq.data.tokens import TokenizerInfo, TokenRow, write_shard, write_tokenizer_info  # noqa: E402
+from audiovq.data.manifest import Utterance, write_manifest  # noqa: E402
 from audiovq.devices import seed_everything  # noqa: E402
 from audiovq.models.autoencoder import Autoencoder  # noqa: E402
-from audiovq.models.code_prior import CodePrior  # noqa: E402
-from audiovq.models.prior import PriorNetwork  # noqa: E402
+from audiovq.models.prior import CodePrior, PriorNetwork  # noqa: E402
 from audiovq.models.tokenizer import AudioTokenizer  # noqa: E402
+from audiovq.tokens import TokenizerInfo, TokenRow, write_shard, write_tokenizer_info  # noqa: E402
 
 torch.set_num_threads(1)  # The models are tiny; threads would only wait for each other.
 settings.register_profile("audiovq", deadline=None, derandomize=True)
@@ -188,3 +195,44 @@ def run(monkeypatch, capsys) -> Callable[..., tuple[int, str, str]]:
         return code, *capsys.readouterr()
 
     return run
+
+
+# --- a little data set ------------------------------------------------------------------------------------------------
+
+
+def utterance(path: Path, **known) -> Utterance:
+    source = AudioSource.open(path)
+    return Utterance(path.stem, path, source.duration, source.sample_rate, source.num_samples, **known)
+
+
+@pytest.fixture(scope="session")
+def six_files(tmp_path_factory) -> Path:
+    """Six files of real speech, half a second to two seconds long, at three rates."""
+    folder = tmp_path_factory.mktemp("speech")
+    originals = sorted((SPEECH / "allison").glob("*.ogg"))
+    for number, original in enumerate(originals[:6]):
+        wave = AudioSource.open(original).read((8000, 16000, 22050)[number % 3])
+        rate = (8000, 16000, 22050)[number % 3]
+        samples = wave[0, : round(rate * (2.0, 0.5, 1.3, 1.31, 0.9, 1.7)[number])]
+        soundfile.write(folder / f"utt{number}.wav", samples.numpy(), rate)
+    return folder
+
+
+@pytest.fixture
+def utterances(six_files) -> list[Utterance]:
+    return [utterance(path, speaker="allison") for path in sorted(six_files.glob("*.wav"))]
+
+
+@pytest.fixture(scope="session")
+def model(tiny_tokenizer, tmp_path_factory) -> Path:
+    """A released model with random weights."""
+    folder = tmp_path_factory.mktemp("tokenizing") / "model"
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def manifest(utterances, tmp_path) -> Path:
+    """A manifest of the six utterances."""
+    write_manifest(tmp_path / "manifest" / "data.jsonl", utterances)
+    return tmp_path / "manifest" / "data.jsonl"

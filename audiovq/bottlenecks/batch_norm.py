@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiovq.bottlenecks.distributed import mean_over_processes
+from audiovq.distributed import mean_over_processes
 
 DECAY = 0.9
 """Decay of the moving averages of mean and variance."""

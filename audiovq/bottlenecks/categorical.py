@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from audiovq.bottlenecks.base import VariationalBottleneck, count_codes, perplexity
 from audiovq.bottlenecks.batch_norm import BatchNorm
 from audiovq.bottlenecks.choice import Choice
-from audiovq.bottlenecks.distributed import sum_over_processes
 from audiovq.config import CategoricalConfig
+from audiovq.distributed import sum_over_processes
 
 USAGE_DECAY = 0.99
 """Decay of the moving average of code usage, whose perplexity is logged: a batch has too few frames for that."""

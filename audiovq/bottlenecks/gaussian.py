@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -57,20 +55,3 @@ class GaussianBottleneck(VariationalBottleneck):
 def gaussian_kl(mean: Float[Tensor, "*shape"], log_variance: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """KL divergence of N(mean, variance) to N(0, 1) in nats, element by element."""
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
-
-
-def elbo(squared_error: float, kl: float, hop_length: int) -> float:
-    """Evidence lower bound in nats per frame, for a Gaussian likelihood of the samples.
-
-    The decoder's waveform is the likelihood's mean. Its variance, the same for all samples, is the one that makes
-    the data most likely, which is the mean squared error itself (Rybkin et al., 2021, "Simple and Effective VAE
-    Training with Calibrated Decoders"):
-
-        ELBO = -hop_length / 2 * (log(2 pi * squared_error) + 1) - kl
-
-    Args:
-        squared_error: mean squared error of the waveform, with z drawn from the posterior; above 0.
-        kl: KL divergence to the prior, in nats per frame.
-        hop_length: samples a frame.
-    """
-    return -hop_length / 2 * (math.log(2 * math.pi * squared_error) + 1) - kl

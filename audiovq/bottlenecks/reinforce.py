@@ -9,8 +9,8 @@ from torch import Tensor
 
 from audiovq.bottlenecks.base import BottleneckOutput
 from audiovq.bottlenecks.categorical import CategoricalBottleneck
-from audiovq.bottlenecks.distributed import sum_over_processes
 from audiovq.config import ReinforceConfig
+from audiovq.distributed import sum_over_processes
 
 
 class ReinforceBottleneck(CategoricalBottleneck):

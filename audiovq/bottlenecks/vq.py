@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from audiovq.bottlenecks.base import Bottleneck, BottleneckOutput, count_codes, perplexity
 from audiovq.bottlenecks.batch_norm import BatchNorm
 from audiovq.bottlenecks.choice import SCORES_PER_BLOCK, Choice
-from audiovq.bottlenecks.distributed import from_first_process, sum_over_processes
 from audiovq.config import VQConfig
+from audiovq.distributed import from_first_process, sum_over_processes
 
 KMEANS_ITERATIONS = 10
 DRAW_NOISE = 0.01

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from audiovq.audio import AUDIO_SUFFIXES, find_audio_files
+from audiovq.audio.files import AUDIO_SUFFIXES, find_audio_files
 from audiovq.data.kaldi import list_kaldi
 from audiovq.data.listing import Entry, LeftOut, Listing, read_lines
 from audiovq.errors import ManifestError

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from audiovq.audio import AudioSource
+from audiovq.audio.files import AudioSource
 from audiovq.data.manifest import Utterance, check_id
 from audiovq.errors import AudioError, ManifestError
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from audiovq.audio import AudioSource
+from audiovq.audio.files import AudioSource
 from audiovq.errors import AudioError, ManifestError
 from audiovq.files import atomic_path
 

@@ -7,19 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from audiovq.data.dataset import evenly_spread
+from audiovq.batching import evenly_spread
 from audiovq.errors import AudioError, SpeakerError
-from audiovq.evaluation.baselines import mean_spectrum, mean_spectrum_noise
-from audiovq.evaluation.metrics import (
-    METRICS,
-    CodeStatistics,
-    MetricError,
-    Summary,
-    code_statistics,
-    count_codes,
-    measure,
-    summarize,
-)
+from audiovq.evaluation.metrics import METRICS, MetricError, Summary, measure, summarize
+from audiovq.tokens.statistics import CodeStatistics, code_statistics, count_codes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +21,14 @@ if TYPE_CHECKING:
     from audiovq.models.tokenizer import AudioTokenizer
 
     Results = dict[str, float | MetricError]
+
+
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -184,3 +183,38 @@ def _progress(items: Sequence[T], title: str) -> Iterable[T]:
     from rich.progress import track
 
     return track(items, title, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
+
+
+FFT_SIZE = 1024
+"""Samples of the Hann window and the FFT; the hop is a quarter."""
+
+
+def mean_spectrum(waves: Iterable[Float[Tensor, "1 time"]]) -> Float[Tensor, " bins"]:
+    """Magnitude spectrum of speech, averaged over all frames of all waveforms: [FFT_SIZE // 2 + 1]."""
+    import torch
+
+    total, frames = torch.zeros(FFT_SIZE // 2 + 1, dtype=torch.float64), 0
+    for wave in waves:
+        magnitudes = _stft(wave).abs()
+        total += magnitudes.double().sum(dim=(0, 2))
+        frames += magnitudes.shape[-1]
+    return (total / frames).float()
+
+
+def mean_spectrum_noise(spectrum: Float[Tensor, " bins"], num_samples: int, seed: int) -> Float[Tensor, "1 time"]:
+    """Speech-shaped noise: stationary Gaussian noise with this mean magnitude spectrum, level included."""
+    import torch
+
+    white = torch.randn(1, num_samples, generator=torch.Generator().manual_seed(seed))
+    window = torch.hann_window(FFT_SIZE)
+    # Magnitudes of white noise are Rayleigh distributed, E|X|^2 = sum w^2 and E|X| = sqrt(pi / 4 * E|X|^2).
+    white_spectrum = math.sqrt(math.pi / 4 * float(window.square().sum()))
+    shaped = _stft(white) * (spectrum / white_spectrum)[None, :, None]
+    return torch.istft(shaped, FFT_SIZE, FFT_SIZE // 4, window=window, length=num_samples)
+
+
+def _stft(wave: Tensor) -> Tensor:
+    import torch
+
+    window = torch.hann_window(FFT_SIZE)
+    return torch.stft(wave, FFT_SIZE, FFT_SIZE // 4, window=window, pad_mode="constant", return_complex=True)

@@ -18,7 +18,7 @@ import numpy as np
 from audiovq.errors import AudioVQError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int64
+    from jaxtyping import Float
     from torch import Tensor
 
 PESQ_RATE = 16000
@@ -45,7 +45,7 @@ def pesq_wb(reference: Float[Tensor, "1 time"], degraded: Float[Tensor, "1 time"
     """
     from pesq import PesqError, pesq
 
-    from audiovq.resampling import resample
+    from audiovq.audio.resampling import resample
 
     _signals(reference, degraded)
     pair = (wave.detach().cpu().float() for wave in (reference, degraded))
@@ -83,14 +83,14 @@ def estoi(reference: Float[Tensor, "1 time"], degraded: Float[Tensor, "1 time"],
 def mel_distance(reference: Float[Tensor, "1 time"], degraded: Float[Tensor, "1 time"], sample_rate: int) -> float:
     """Mean absolute difference of the two natural-log mel spectrograms, over all bins and frames.
 
-    The spectrograms are those of `audiovq.audio.log_mel`: 80 bins up to half the sample rate, magnitudes with
+    The spectrograms are those of `audiovq.audio.signal.log_mel`: 80 bins up to half the sample rate, magnitudes with
     a 1024-sample Hann window and a hop of 256 samples, floored at 1e-5. One unit is a factor of e (8.7 dB).
     Silence has a value, too. Since the window is counted in samples, compare only at equal sample rates.
 
     Raises:
         MetricError: the signals are not finite.
     """
-    from audiovq.audio import log_mel
+    from audiovq.audio.signal import log_mel
 
     _signals(reference, degraded, silence=True)
     original, decoded = (log_mel(wave.detach().cpu().float(), sample_rate) for wave in (reference, degraded))
@@ -184,45 +184,6 @@ def summarize(results: Iterable[float | MetricError]) -> Summary:
         margin = float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n))
         interval = (mean - margin, mean + margin)
     return Summary(mean, interval, n, failed, dict(reasons.most_common()))
-
-
-@dataclass(frozen=True)
-class CodeStatistics:
-    """Use of the codes over a whole set of utterances; lists hold one number a codebook."""
-
-    frames: int
-    """Frames that were counted. Neither perplexity nor codes used can be larger: a small set bounds both."""
-    entropy: list[float]
-    """Entropy in bits of the pooled histogram of codes."""
-    perplexity: list[float]
-    """2^entropy: the number of codes that, used equally, would have this entropy. At most K."""
-    used: list[int]
-    """Codes that occur at least once."""
-    nominal_bitrate: float
-    """Bits a second with log2 K bits a code."""
-    empirical_bitrate: float
-    """Bits a second with `entropy` bits a code: what an ideal coder needs that knows how frequent each code
-    is, but nothing of its context. Like all entropies from counts, an underestimate while frames are few."""
-
-
-def count_codes(codes: Int64[Tensor, "1 books frames"], codebook_size: int) -> np.ndarray:
-    """How often each code occurs: int64 [Q, K]."""
-    return np.stack([np.bincount(row, minlength=codebook_size) for row in codes[0].cpu().numpy()])
-
-
-def code_statistics(counts: np.ndarray, frame_rate: float) -> CodeStatistics:
-    """Statistics of pooled counts [Q, K] at a frame rate in Hz."""
-    frames = int(counts.sum(axis=1)[0])
-    shares = counts / frames
-    entropy = -np.sum(shares * np.log2(shares, out=np.zeros_like(shares), where=shares > 0), axis=1)
-    return CodeStatistics(
-        frames=frames,
-        entropy=entropy.tolist(),
-        perplexity=np.exp2(entropy).tolist(),
-        used=(counts > 0).sum(axis=1).tolist(),
-        nominal_bitrate=frame_rate * len(counts) * math.log2(counts.shape[1]),
-        empirical_bitrate=frame_rate * float(entropy.sum()),
-    )
 
 
 def _stoi(reference: Tensor, degraded: Tensor, sample_rate: int, extended: bool) -> float:

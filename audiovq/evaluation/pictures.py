@@ -28,7 +28,7 @@ def mel_images(*waves: Float[Tensor, "1 time"], sample_rate: int) -> list[str]:
     """
     import matplotlib
 
-    from audiovq.audio import log_mel
+    from audiovq.audio.signal import log_mel
 
     mels = [log_mel(wave.nan_to_num(), sample_rate, MEL_FFT, MEL_BINS)[0].numpy() for wave in waves]
     top = mels[0].max()

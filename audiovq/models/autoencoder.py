@@ -10,14 +10,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from audiovq.audio import MU_LAW_CLASSES, mu_law_decode, mu_law_encode
+from audiovq.audio.signal import MU_LAW_CLASSES, mu_law_decode, mu_law_encode
 from audiovq.bottlenecks import build_bottleneck
 from audiovq.bottlenecks.base import BottleneckOutput
 from audiovq.config import AutoencoderConfig, TransposedDecoderConfig, WaveNetDecoderConfig
-from audiovq.nn.conv import Encoder, TransposedDecoder
+from audiovq.nn.conv import Encoder, Stream, TransposedDecoder
 from audiovq.nn.istft import ISTFTDecoder
-from audiovq.nn.stream import Stream
-from audiovq.nn.wavenet_decoder import WaveNetDecoder, WaveNetSampler
+from audiovq.nn.wavenet_decoder import WaveNetDecoder
+from audiovq.sampling.waveform import WaveNetSampler
 
 
 @dataclass

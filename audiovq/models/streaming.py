@@ -10,7 +10,7 @@ from torch import Tensor
 
 from audiovq.devices import full_float32
 from audiovq.errors import AudioError
-from audiovq.nn.stream import Stream
+from audiovq.nn.conv import Stream
 
 if TYPE_CHECKING:
     from audiovq.models.tokenizer import AudioTokenizer

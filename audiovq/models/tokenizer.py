@@ -13,17 +13,17 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from audiovq.audio import AudioSource, AudioWriter
+from audiovq.audio.files import AudioSource, AudioWriter
+from audiovq.audio.resampling import resample
 from audiovq.config import AutoencoderConfig
 from audiovq.devices import choose_device, full_float32
 from audiovq.errors import AudioError, TokenError
 from audiovq.models import release
 from audiovq.models.autoencoder import Autoencoder
+from audiovq.models.exact import TieBreaker
 from audiovq.models.speakers import name_some, speaker_number
 from audiovq.models.streaming import StreamingDecoder, StreamingEncoder
-from audiovq.models.ties import TieBreaker
-from audiovq.nn.stream import Stream
-from audiovq.resampling import resample
+from audiovq.nn.conv import Stream
 
 CHUNK_SECONDS, ACCELERATOR_CHUNK_SECONDS = 5.0, 60.0
 """Audio that is encoded or decoded at a time, all items of a batch together: on a CPU what its caches hold, and more
@@ -48,7 +48,7 @@ class AudioTokenizer:
 
     Everything is computed in float32 on `device`. Codes of frame t depend on the samples before (t + 1) * hop_length
     and on nothing else, be it the batch, the pieces that a signal comes in or the number of threads: where rounding
-    would decide between two codes, double precision does (`audiovq.models.ties`).
+    would decide between two codes, double precision does (`audiovq.models.exact`).
     """
 
     def __init__(self, model: Autoencoder, config: AutoencoderConfig, device: str | torch.device = "cpu"):

@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from audiovq.config import ISTFTDecoderConfig
-from audiovq.nn.conv import CausalConv1d
-from audiovq.nn.stream import Stream, extend_left
+from audiovq.nn.conv import CausalConv1d, Stream, extend_left
 
 QUIET = -3.0
 """Natural logarithm of a spectral magnitude, in units of an orthonormal transform."""

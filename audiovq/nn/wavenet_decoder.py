@@ -7,11 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from audiovq.config import WaveNetDecoderConfig
-from audiovq.nn.conv import CausalConv1d, activate
-from audiovq.nn.jitter import jitter
-from audiovq.nn.sampling import Stepper
-from audiovq.nn.stepping import fastest_stepper
-from audiovq.nn.stream import Stream
+from audiovq.nn.conv import CausalConv1d, Stream, activate
 from audiovq.nn.wavenet import WaveNet
 
 
@@ -64,42 +60,18 @@ class WaveNetDecoder(nn.Module):
         return self.speakers(speaker)
 
 
-class WaveNetSampler:
-    """Draws samples from a `WaveNetDecoder`; latents may come in pieces.
+def jitter(latents: Float[Tensor, "batch dim frames"], probability: float) -> Float[Tensor, "batch dim frames"]:
+    """Replace each latent by the one before it with `probability`, and by the one after it with the same probability.
 
-    All that is random is one number a sample, drawn from `seed` on the CPU and the same for all items of a batch. So
-    an item depends on its latents, its speaker and the seed, and not on what else is in the batch, the pieces or the
-    device, up to rounding: where that carries one sample into the next class, the rest is another draw.
+    Chorowski et al., 2019, "Unsupervised speech representation learning using WaveNet autoencoders", section III-C: a
+    latent that its neighbours stand in for cannot hold what changes faster than frames do. At both ends, where there
+    is no neighbour, it stays. A latent from the right is one of the future; so this is for training alone, and
+    nothing that was trained with it is any less causal when it is used.
 
-    Args:
-        speaker: number of the speaker of each item, or of one for all.
-
-    Shape:
-        each call: latents [B, D, F]; result, classes [B, F * hop_length].
+    Drawn from PyTorch's generator of the latents' device.
     """
-
-    _last: Tensor
-
-    def __init__(self, decoder: WaveNetDecoder, speaker: Int[Tensor, " #batch"] | None = None, seed: int = 0):
-        self.decoder, self.speaker = decoder, speaker
-        self._generator = torch.Generator().manual_seed(seed)
-        self._stream = Stream()
-        self._stepper: Stepper | None = None  # Made when the first piece tells the size of the batch.
-
-    @torch.inference_mode()
-    def __call__(self, latents: Float[Tensor, "batch dim frames"]) -> Int[Tensor, "batch time"]:
-        network = self.decoder.network
-        if self._stepper is None:
-            self._stepper = fastest_stepper(network, len(latents))
-            self._last = self._stepper.start()
-        speaker = self.decoder.embed(self.speaker)
-        speaker = speaker.expand(len(latents), -1) if speaker is not None else None
-        samples = []
-        # Frame by frame, so that its length does not change how a piece is rounded.
-        for frame in latents.split(1, -1):
-            condition = network.conditions(self.decoder.local(frame, self._stream), speaker)
-            assert condition is not None
-            uniforms = torch.rand(1, 1, self.decoder.hop_length, generator=self._generator)
-            samples.append(self._stepper.generate(self._last, uniforms, condition[..., 0].contiguous()))
-            self._last = samples[-1][..., -1]
-        return torch.cat(samples, -1).squeeze(1)
+    batch, dim, frames = latents.shape
+    draw = torch.rand(batch, frames, device=latents.device)
+    step = (draw >= 1 - probability).long() - (draw < probability).long()
+    sources = (torch.arange(frames, device=latents.device) + step).clamp(0, frames - 1)
+    return latents.gather(-1, sources[:, None].expand(-1, dim, -1))

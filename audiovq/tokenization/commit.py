@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from audiovq.data.tokens import TOKENIZER, TokenizerInfo, read_tokenizer_info, write_shard, write_tokenizer_info
 from audiovq.errors import OutputExistsError, TokenError
 from audiovq.files import remove_stale_partials, sha256_of, write_json, write_text
 from audiovq.tokenization.plan import Plan, Unit
+from audiovq.tokens import TOKENIZER, TokenizerInfo, read_tokenizer_info, write_shard, write_tokenizer_info
+from audiovq.tokens.info import PLAN, REJECTED, SIDECARS, SUMMARY, set_digest
 
 if TYPE_CHECKING:
     from audiovq.tokenization.worker import Encoded
-
-PLAN = "plan.json"
-SIDECARS = "_units"
-"""Folder of the sidecars; readers of Parquet folders pass over names with an underscore."""
-REJECTED = "rejected.jsonl"
-SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True)
@@ -170,10 +164,3 @@ def consolidate(folder: Path, units: Sequence[Unit], weights_sha256: str) -> tup
         (folder / REJECTED).unlink(missing_ok=True)
     write_json(folder / SUMMARY, asdict(summary))
     return summary, 0
-
-
-def set_digest(shards: Iterable[tuple[str, str]]) -> str:
-    """SHA-256 of a set, from names (without suffix) and SHA-256 of its shards: `sha256sum *.parquet | sha256sum`."""
-    lines = sorted(f"{name}.parquet\0{sha256}" for name, sha256 in shards)
-    text = "".join("{1}  {0}\n".format(*line.split("\0")) for line in lines)
-    return hashlib.sha256(text.encode()).hexdigest()

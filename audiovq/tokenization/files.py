@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from audiovq.audio import AudioSource, find_audio_files
-from audiovq.data.codes_file import CodesFile, load_codes, save_codes
-from audiovq.data.tokens import TOKENIZER, TokenSet, require_same_model
+from audiovq.audio.files import AudioSource, find_audio_files
 from audiovq.errors import AudioVQError, OutputExistsError, SpeakerError, TokenError
 from audiovq.files import refuse_to_overwrite
 from audiovq.models.tokenizer import AudioTokenizer
+from audiovq.tokens import TOKENIZER, TokenSet, require_same_model
+from audiovq.tokens.codes_file import CodesFile, load_codes, save_codes
 
 
 @dataclass(frozen=True)

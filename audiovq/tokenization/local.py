@@ -13,8 +13,8 @@ from typing import Any
 
 from audiovq.allocator import keep_freed_memory
 from audiovq.errors import AudioVQError, WorkerError
-from audiovq.tokenization.job import Job, work
 from audiovq.tokenization.plan import Unit
+from audiovq.tokenization.worker import Job, work
 
 _NEXT = "next unit"
 

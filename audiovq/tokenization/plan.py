@@ -9,7 +9,7 @@ from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import Any
 
-from audiovq.tokenization.sources import Item
+from audiovq.data.sources import Item
 
 UNITS = 64
 """Units that a data set is cut into, as long as none of them is shorter or longer than the limits below."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from audiovq.allocator import keep_freed_memory
 from audiovq.errors import ConfigError, WorkerError
-from audiovq.tokenization.job import Job, work
 from audiovq.tokenization.plan import Unit
+from audiovq.tokenization.worker import Job, work
 
 
 def run_ray(job: Job, units: Iterable[Unit], processes: int | None) -> Iterator[dict[str, Any]]:

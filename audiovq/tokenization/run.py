@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from audiovq.data.sources import list_items
 from audiovq.errors import WorkerError
 from audiovq.tokenization.commit import Summary, claim, committed, consolidate
 from audiovq.tokenization.plan import Plan, Unit, own_units, plan_units
-from audiovq.tokenization.sources import list_items
 
 
 @dataclass(frozen=True)
@@ -74,11 +74,10 @@ def tokenize(
     """
     plan = Plan(plan_units(list_items([Path(given) for given in inputs]), unit_seconds), max_seconds)
 
-    from audiovq.data.tokens import TokenizerInfo
     from audiovq.models.tokenizer import AudioTokenizer
     from audiovq.tokenization import local
-    from audiovq.tokenization.job import Job, work
-    from audiovq.tokenization.worker import Settings
+    from audiovq.tokenization.worker import Job, Settings, work
+    from audiovq.tokens import TokenizerInfo
 
     if engine == "local":
         processes = processes or max(1, local.accelerators(device))

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import repeat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from audiovq.audio import AudioSource
-from audiovq.data.dataset import read_ahead
-from audiovq.data.tokens import TokenRow
+import audiovq
+from audiovq.audio.files import AudioSource
+from audiovq.batching import batch_by_length, read_ahead
+from audiovq.data.sources import Item
 from audiovq.devices import full_float32, single_threaded
-from audiovq.errors import AudioError
+from audiovq.errors import AudioError, TokenError
 from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.tokenization.plan import Unit
-from audiovq.tokenization.sources import Item
+from audiovq.tokens import TokenRow
+
+if TYPE_CHECKING:
+    from audiovq.models.tokenizer import AudioTokenizer
+    from audiovq.tokenization.worker import Settings
 
 READERS = 4
 """Threads that read and resample audio for an accelerator."""
@@ -79,7 +87,11 @@ def _encode_batches(
     waits for the others as the threads of one convolution do. An accelerator has its batches read by other threads.
     """
     batch_seconds = settings.batch_seconds or tokenizer.chunk_seconds
-    batches = ((unit, batch) for unit in units for batch in batch_by_length(unit.items, batch_seconds))
+
+    def seconds(item: Item) -> float:
+        return item.seconds or 0.0
+
+    batches = ((unit, batch) for unit in units for batch in batch_by_length(unit.items, seconds, batch_seconds))
 
     def read(given: tuple[Unit, list[Item]]) -> tuple[Unit, list[Item], list[Read]]:
         return *given, [
@@ -95,19 +107,6 @@ def _encode_batches(
             yield from read_ahead(lambda given: encode(read(given)), batches, cores)
     else:
         yield from map(encode, read_ahead(read, batches, READERS))
-
-
-def batch_by_length(items: Sequence[Item], batch_seconds: float) -> list[list[Item]]:
-    """Batches of utterances, longest first, whose padded audio stays within `batch_seconds`; at least one in each."""
-    batches: list[list[Item]] = []
-    longest = 0.0
-    for item in sorted(items, key=lambda item: item.seconds or 0.0, reverse=True):
-        if batches and longest * (len(batches[-1]) + 1) <= batch_seconds:
-            batches[-1].append(item)
-        else:
-            batches.append([item])
-            longest = item.seconds or 0.0
-    return batches
 
 
 Signal = Float[Tensor, "1 time"]
@@ -173,3 +172,47 @@ def _pieces_ahead(tokenizer: AudioTokenizer, source: AudioSource) -> Iterator[Fl
         if piece is None:
             return
         yield piece[None]
+
+
+_PACKAGES = ("torch", "torchaudio", "numpy", "soundfile", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model, and where its codes go; small, so that it can be sent to other processes."""
+
+    model: str
+    """Folder of the model, or its name on the Hugging Face Hub."""
+    weights_sha256: str
+    """What the model is expected to be."""
+    output: Path
+    settings: Settings
+    device: str = "auto"
+
+    def load(self, device: str | None = None) -> AudioTokenizer:
+        """The model, on `device` or the job's.
+
+        Raises:
+            TokenError: it is no longer the one that the job began with.
+        """
+        from audiovq.models.tokenizer import AudioTokenizer
+
+        tokenizer = AudioTokenizer.from_pretrained(self.model, device or self.device)
+        if tokenizer.weights_sha256 != self.weights_sha256:
+            raise TokenError(f"{self.model}: has changed since the job began; start the job again")
+        return tokenizer
+
+
+def work(job: Job, tokenizer: AudioTokenizer, units: Iterable[Unit]) -> Iterator[dict[str, Any]]:
+    """Encode and commit units one after another; yields the sidecar of each when it is safely on disk."""
+    from audiovq.tokenization.commit import commit_unit
+    from audiovq.tokenization.worker import encode_units
+
+    made_by = {
+        "weights_sha256": job.weights_sha256,
+        "device": tokenizer.device.type,
+        "dtype": "float32",
+        "versions": {"audiovq": audiovq.__version__, **{name: version(name) for name in _PACKAGES}},
+    }
+    for encoded in encode_units(tokenizer, units, job.settings):
+        yield commit_unit(job.output, encoded, made_by)

@@ -11,21 +11,22 @@ from accelerate import Accelerator
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from audiovq.batching import evenly_spread, read_ahead
 from audiovq.bottlenecks.base import bits_per_second, count_codes, perplexity
-from audiovq.bottlenecks.distributed import sum_over_processes
 from audiovq.config import ExperimentConfig, WaveNetDecoderConfig
-from audiovq.data.dataset import CropSampler, evenly_spread, read_ahead
+from audiovq.data.crops import CropSampler
 from audiovq.data.manifest import Utterance, read_manifest
 from audiovq.devices import seed_everything
+from audiovq.distributed import sum_over_processes
 from audiovq.errors import SpeakerError
-from audiovq.losses import build_loss
+from audiovq.losses.reconstruction import build_loss
 from audiovq.models.autoencoder import Autoencoder
 from audiovq.models.speakers import speaker_number
 from audiovq.models.tokenizer import AudioTokenizer
-from audiovq.training.checkpoint import Progress
 from audiovq.training.folder import open_run
-from audiovq.training.logging import RunLog
+from audiovq.training.log import RunLog
 from audiovq.training.loop import Task, fit
+from audiovq.training.state import Progress
 
 EXAMPLES = 4
 """Validation utterances whose audio and mel pictures are logged."""

@@ -13,8 +13,8 @@ from audiovq.config import TrainingConfig
 from audiovq.devices import choose_device
 from audiovq.errors import ConfigError
 from audiovq.files import write_text
-from audiovq.training.checkpoint import read_config_of_state
 from audiovq.training.loop import STATE
+from audiovq.training.state import read_config_of_state
 
 MAY_CHANGE = {"data.workers", "training.steps", "training.log_every", "training.valid_every"}
 """Settings that a resumed run may have changed."""

@@ -20,9 +20,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from audiovq.config import TrainingConfig
 from audiovq.devices import seed_everything
 from audiovq.errors import Stopped, TrainingError
-from audiovq.training.checkpoint import Progress, load_state, save_state
-from audiovq.training.logging import RunLog, Terminal
+from audiovq.training.log import RunLog, Terminal
 from audiovq.training.signals import StopSignals
+from audiovq.training.state import Progress, load_state, save_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

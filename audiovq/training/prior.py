@@ -17,20 +17,19 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiovq.bottlenecks.distributed import sum_over_processes
+from audiovq.batching import evenly_spread, read_ahead
 from audiovq.config import CodesConfig, PriorExperimentConfig
-from audiovq.data.dataset import evenly_spread, read_ahead
 from audiovq.data.splits import split_names
-from audiovq.data.tokens import CodeCrops, TokenSet, code_counts
 from audiovq.devices import seed_everything
+from audiovq.distributed import sum_over_processes
 from audiovq.errors import SpeakerError, TokenError
-from audiovq.models.code_prior import CodePrior
-from audiovq.models.prior import PriorNetwork
+from audiovq.models.prior import CodePrior, PriorNetwork
 from audiovq.models.speakers import speaker_number
-from audiovq.training.checkpoint import Progress
+from audiovq.tokens import CodeCrops, TokenSet, code_counts
 from audiovq.training.folder import open_run
-from audiovq.training.logging import RunLog
+from audiovq.training.log import RunLog
 from audiovq.training.loop import Task, fit
+from audiovq.training.state import Progress
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from audiovq.bottlenecks.distributed import sum_over_processes
+from audiovq.distributed import sum_over_processes
 
 
 class StopSignals:

@@ -27,10 +27,10 @@ from unittest import mock
 from codec import RECIPES, commit, cpu_name, table
 
 from audiovq.allocator import keep_freed_memory
-from audiovq.audio import AudioWriter, find_audio_files, load_audio
+from audiovq.audio.files import AudioWriter, find_audio_files, load_audio
+from audiovq.audio.resampling import resample
 from audiovq.config import load_config
 from audiovq.files import write_json
-from audiovq.resampling import resample
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,7 +108,7 @@ def bare(tokenizer: AudioTokenizer, waves: list[Tensor], batch: int, seconds: fl
     """
     import torch
 
-    from audiovq.data.dataset import read_ahead
+    from audiovq.batching import read_ahead
     from audiovq.devices import single_threaded
 
     signal = torch.cat(waves, -1)[0]
@@ -178,7 +178,7 @@ def speed_rows(measured: Measured) -> list[dict[str, Any]]:
 
 def measure_split(model: Path, corpora: dict[str, Path], scratch: Path) -> list[dict[str, Any]]:
     """Shares of the CPU time that reading, encoding and writing take, on one core."""
-    from audiovq.audio import AudioSource
+    from audiovq.audio.files import AudioSource
     from audiovq.tokenization import commit, worker
 
     spent: dict[str, float] = defaultdict(float)

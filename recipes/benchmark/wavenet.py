@@ -28,8 +28,8 @@ from audiovq.files import write_json
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from audiovq.nn.sampling import Stepper
     from audiovq.nn.wavenet import WaveNet
+    from audiovq.sampling.base import Stepper
 
 Timed = Sequence[tuple["Callable[[], Any]", float]]
 """Calls that do the same, and how many units of it each of them does."""
@@ -101,7 +101,7 @@ def draw_naively(
     import torch
     from torch.nn import functional as F
 
-    from audiovq.nn.sampling import sample
+    from audiovq.sampling.base import sample
 
     drawn = []
     for numbers in uniforms.unbind(-1):
@@ -120,8 +120,8 @@ def ways(network: WaveNet, batch: int) -> dict[str, tuple[Callable[[], Any], int
     """The ways to draw: calls, and the steps that each of them takes."""
     import torch
 
-    from audiovq.nn.compiled import CompiledWaveNet
-    from audiovq.nn.wavenet import CachedWaveNet
+    from audiovq.sampling.cached import CachedWaveNet
+    from audiovq.sampling.compiled import CompiledWaveNet
 
     length = window(network)
     past = torch.randint(network.classes, (batch, 1, length - 1))
@@ -162,8 +162,8 @@ def products(network: WaveNet, batch: int, threads: int) -> Timed:
     import torch
     from numba import njit
 
-    from audiovq.nn import kernels
-    from audiovq.nn.compiled import pack
+    from audiovq.sampling import kernels
+    from audiovq.sampling.compiled import pack
 
     weights = matrices(network)
     vectors = [torch.randn(weight.shape[1], batch) for weight in weights]
@@ -260,8 +260,8 @@ def time_cases(threads: int, rounds: int) -> list[Case]:
 
 def seconds_to_compile() -> float:
     """Seconds until the first compiled step is ready in this process."""
-    from audiovq.nn.compiled import CompiledWaveNet
     from audiovq.nn.wavenet import WaveNet
+    from audiovq.sampling.compiled import CompiledWaveNet
 
     start = time.perf_counter()
     CompiledWaveNet(WaveNet(WaveNetConfig(layers=1), 1, 2), 1)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from audiovq.batching import evenly_spread
 from audiovq.config import AutoencoderConfig, PriorConfig
-from audiovq.data.dataset import evenly_spread
 from audiovq.data.manifest import read_manifest
 from audiovq.models.release import kind_of, read_config
 

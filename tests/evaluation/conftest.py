@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from audiovq.audio import AudioSource
+from audiovq.audio.files import AudioSource
 from audiovq.data.manifest import Utterance
 
 SPEECH = Path(__file__).parents[2] / "recipes" / "mini" / "data"

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audiovq.data.dataset import evenly_spread
+from audiovq.batching import evenly_spread
 from audiovq.errors import AudioError
 from audiovq.evaluation.evaluate import evaluate
 from audiovq.evaluation.metrics import METRICS, measure

@@ -7,11 +7,10 @@ import scipy.stats
 import torch
 from pesq import pesq
 
+from audiovq.audio.resampling import resample
 from audiovq.evaluation.metrics import (
     METRICS,
     MetricError,
-    code_statistics,
-    count_codes,
     estoi,
     measure,
     mel_distance,
@@ -20,7 +19,7 @@ from audiovq.evaluation.metrics import (
     stoi,
     summarize,
 )
-from audiovq.resampling import resample
+from audiovq.tokens.statistics import code_statistics, count_codes
 
 RATE = 16000
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from audiovq.models.autoencoder import Autoencoder
-from audiovq.nn.stream import Stream
+from audiovq.nn.conv import Stream
 
 HOP = 20
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from audiovq.errors import CheckpointError, ConfigError, SpeakerError, TokenError
-from audiovq.models.code_prior import CodePrior
+from audiovq.models.prior import CodePrior
 from audiovq.models.tokenizer import AudioTokenizer
 
 NAMES = ["allison", "june"]

@@ -10,12 +10,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from audiovq.audio import AudioSource, load_audio, save_audio
+from audiovq.audio.files import AudioSource, load_audio, save_audio
+from audiovq.audio.resampling import resample
 from audiovq.errors import AudioError, TokenError
 from audiovq.models import tokenizer as tokenizer_module
 from audiovq.models.autoencoder import Autoencoder
 from audiovq.models.streaming import StreamingDecoder, StreamingEncoder
-from audiovq.resampling import resample
 
 HOP = 20
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from audiovq.audio import MU_LAW_CLASSES, load_audio, mu_law_decode
+from audiovq.audio.files import load_audio
+from audiovq.audio.signal import MU_LAW_CLASSES, mu_law_decode
 from audiovq.errors import SpeakerError, TokenError
 from audiovq.models import tokenizer as tokenizer_module
 from audiovq.models.autoencoder import Autoencoder

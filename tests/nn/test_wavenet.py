@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from audiovq.config import WaveNetConfig
-from audiovq.nn.wavenet import CachedWaveNet, WaveNet
+from audiovq.nn.wavenet import WaveNet
+from audiovq.sampling.cached import CachedWaveNet
 
 STREAMS, CLASSES, HOLD, SPEAKER, LOCAL = 2, 7, 3, 4, 5
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from audiovq.config import WaveNetDecoderConfig
-from audiovq.nn.sampling import sample
-from audiovq.nn.wavenet_decoder import WaveNetDecoder, WaveNetSampler
+from audiovq.nn.wavenet_decoder import WaveNetDecoder
+from audiovq.sampling.base import sample
+from audiovq.sampling.waveform import WaveNetSampler
 
 HOP, CLASSES, DIM = 3, 12, 4
 

@@ -15,17 +15,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from audiovq.audio import load_audio
-from audiovq.data.tokens import TokenSet
+from audiovq.audio.files import load_audio
+from audiovq.data.sources import list_items
 from audiovq.errors import WorkerError
 from audiovq.files import atomic_path, remove_stale_partials
 from audiovq.tokenization import local
-from audiovq.tokenization.job import Job
 from audiovq.tokenization.plan import plan_units
 from audiovq.tokenization.run import tokenize
-from audiovq.tokenization.sources import list_items
-from audiovq.tokenization.verify import verify_tokens
-from audiovq.tokenization.worker import Settings
+from audiovq.tokenization.worker import Job, Settings
+from audiovq.tokens import TokenSet
+from audiovq.tokens.verify import verify_tokens
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork"),

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audiovq.data.sources import Item, Member
 from audiovq.tokenization.plan import LONGEST, SHORTEST, Plan, Unit, own_units, plan_units
-from audiovq.tokenization.sources import Item, Member
 
 
 def make_items(seconds: list[float]) -> list[Item]:
@@ -103,8 +103,8 @@ def test_a_hundred_thousand_utterances_are_planned_in_ten_seconds_and_300_megaby
 import json, sys, time
 start = time.perf_counter()
 from pathlib import Path
+from audiovq.data.sources import list_items
 from audiovq.tokenization.plan import Plan, plan_units
-from audiovq.tokenization.sources import list_items
 record = Plan(plan_units(list_items([Path({str(manifest)!r})]))).record
 seconds = time.perf_counter() - start
 peak = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))

@@ -11,16 +11,17 @@ import pytest
 import soundfile
 import torch
 
-from audiovq.audio import AudioSource, load_audio
+from audiovq.audio.files import AudioSource, load_audio
+from audiovq.audio.resampling import resample
+from audiovq.batching import batch_by_length
 from audiovq.data.manifest import write_manifest
-from audiovq.data.tokens import TokenSet
+from audiovq.data.sources import Item, list_items
 from audiovq.errors import ConfigError, OutputExistsError, TokenError, WorkerError
-from audiovq.resampling import resample
-from audiovq.tokenization import job, local, worker
+from audiovq.tokenization import local, worker
 from audiovq.tokenization.plan import Unit
 from audiovq.tokenization.run import tokenize
-from audiovq.tokenization.sources import Item, list_items
-from audiovq.tokenization.worker import Settings, batch_by_length, encode_units
+from audiovq.tokenization.worker import Settings, encode_units
+from audiovq.tokens import TokenSet
 
 UNIT = 2.7
 """Seconds in a unit: three shards for the six utterances."""
@@ -158,7 +159,7 @@ def test_segments_of_one_file_are_utterances_of_their_own(tokenizer, model, utte
 
 @pytest.mark.parametrize("seconds", [0.1, 2.7, 4.0, 100.0])
 def test_batches_hold_each_utterance_once_within_the_limit(utterances, seconds):
-    batches = batch_by_length([Item.of(utterance) for utterance in utterances], seconds)
+    batches = batch_by_length([Item.of(utterance) for utterance in utterances], lambda item: item.seconds, seconds)
     assert sorted(item.id for batch in batches for item in batch) == [item.id for item in utterances]
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(item.seconds or 0 for item in batch) <= seconds
@@ -197,9 +198,9 @@ def make_bad_audio(folder: Path, good: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("batch_seconds", [0.5, 60.0])  # In pieces, and at once.
 def test_bad_audio_is_listed_with_a_reason_and_stops_nothing(
-    tokenizer, model, utterances, speech_folder, manifest, tmp_path, batch_seconds
+    tokenizer, model, utterances, six_files, manifest, tmp_path, batch_seconds
 ):
-    reasons = make_bad_audio(tmp_path / "bad", speech_folder / "utt0.wav")
+    reasons = make_bad_audio(tmp_path / "bad", six_files / "utt0.wav")
     inputs, output = [tmp_path / "bad", manifest], tmp_path / "codes"
     run = tokenize(model, inputs, output, max_seconds=5.0, batch_seconds=batch_seconds)
     assert_codes_are_those_of_single_encoding(tokenizer, utterances, list(TokenSet(output)))
@@ -361,7 +362,7 @@ def test_more_processes_than_units_are_none_too_many(model, manifest, tmp_path):
 def test_an_error_in_a_worker_process_is_told_as_in_this_one(tiny_tokenizer, model, manifest, tmp_path):
     """Here a model that was changed after the job had begun."""
     tiny_tokenizer("transposed").save_pretrained(tmp_path / "model")
-    given = job.Job(str(tmp_path / "model"), "0" * 64, tmp_path / "codes", Settings(), "cpu")
+    given = worker.Job(str(tmp_path / "model"), "0" * 64, tmp_path / "codes", Settings(), "cpu")
     with pytest.raises(TokenError, match="has changed since the job began"):
         list(local.run_processes(given, [Unit("part", [])], 1))
 
@@ -405,7 +406,7 @@ def test_ray_gives_the_same_set(corpus, reference, model, tmp_path, monkeypatch)
         assert tokenize(model, [corpus], tmp_path / "codes", engine="ray", unit_seconds=60.0).done == 1
         assert contents(tmp_path / "codes") == contents(reference)
         (tmp_path / "model").mkdir()
-        given = job.Job(str(tmp_path / "model"), "0" * 64, tmp_path / "x", Settings(), "cpu")
+        given = worker.Job(str(tmp_path / "model"), "0" * 64, tmp_path / "x", Settings(), "cpu")
         from audiovq.tokenization.ray import run_ray
 
         with pytest.raises(WorkerError, match=r"a Ray actor failed \(.*is no model folder"):

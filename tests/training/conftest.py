@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
-from audiovq.audio import AudioSource
+from audiovq.audio.files import AudioSource
 from audiovq.config import ExperimentConfig
 from audiovq.data.manifest import Utterance, write_manifest
 

@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from audiovq.bottlenecks.vq import VectorQuantizer
 from audiovq.config import ExperimentConfig, PriorExperimentConfig, VQConfig
-from audiovq.data.dataset import CropSampler
+from audiovq.data.crops import CropSampler
 from audiovq.data.manifest import read_manifest
 from audiovq.errors import Stopped
-from audiovq.losses import ReconstructionLoss
+from audiovq.losses.reconstruction import ReconstructionLoss
 from audiovq.models.autoencoder import Autoencoder
-from audiovq.models.code_prior import CodePrior
+from audiovq.models.prior import CodePrior
 from audiovq.training import autoencoder, loop, prior
 
 pytestmark = pytest.mark.slow

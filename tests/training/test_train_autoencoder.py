@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from audiovq.audio import save_audio
+from audiovq.audio.files import save_audio
 from audiovq.config import load_config
 from audiovq.data.manifest import read_manifest, write_manifest
 from audiovq.errors import AudioError, ConfigError, ManifestError

@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 
 from audiovq.config import PriorExperimentConfig
 from audiovq.errors import ConfigError, SpeakerError, Stopped, TokenError
-from audiovq.models.code_prior import CodePrior
-from audiovq.models.prior import PriorNetwork
+from audiovq.models.prior import CodePrior, PriorNetwork
 from audiovq.training import loop
 from audiovq.training.folder import start_anew
 from audiovq.training.prior import best_validation, read_parts, train_prior

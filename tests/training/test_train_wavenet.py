@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from audiovq.audio import AudioSource, mu_law_encode
+from audiovq.audio.files import AudioSource
+from audiovq.audio.signal import mu_law_encode
 from audiovq.config import AutoencoderConfig, LossConfig
 from audiovq.data.manifest import Utterance, read_manifest, write_manifest
 from audiovq.errors import ConfigError, SpeakerError
-from audiovq.losses import build_loss
+from audiovq.losses.reconstruction import build_loss
 from audiovq.models.autoencoder import Autoencoder
 from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.training.autoencoder import train_autoencoder

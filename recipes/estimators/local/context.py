@@ -20,13 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from audiovq.batching import evenly_spread, read_ahead
 from audiovq.bottlenecks import build_bottleneck
 from audiovq.config import ExperimentConfig
-from audiovq.data.dataset import CropSampler, evenly_spread, read_ahead
+from audiovq.data.crops import CropSampler
 from audiovq.data.manifest import read_manifest
 from audiovq.devices import seed_everything
 from audiovq.nn.conv import CausalConv1d, CausalConvTranspose1d, CausalSequential, Encoder, ResidualUnit, activate
-from audiovq.training.logging import RunLog
+from audiovq.training.log import RunLog
 from audiovq.training.loop import Task, fit
 
 CHANNELS, UNITS, KERNEL = 24, 5, 4

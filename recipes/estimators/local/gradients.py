@@ -7,23 +7,23 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from grid import FAILED, Bench, Run
-from safetensors.torch import load_file
-from torch import Tensor
-
-from audiovq.bottlenecks.reinforce import ReinforceBottleneck
-from audiovq.config import ExperimentConfig, GumbelConfig, ReinforceConfig
-from audiovq.data.dataset import CropSampler
-from audiovq.data.manifest import read_manifest
-from audiovq.devices import seed_everything
-from audiovq.evaluation.gradients import (
+from estimates import (
     Cost,
     GradientStatistics,
     OneLatent,
     encoder_gradient,
     gradient_statistics,
 )
-from audiovq.losses import ReconstructionLoss
+from grid import FAILED, Bench, Run
+from safetensors.torch import load_file
+from torch import Tensor
+
+from audiovq.bottlenecks.reinforce import ReinforceBottleneck
+from audiovq.config import ExperimentConfig, GumbelConfig, ReinforceConfig
+from audiovq.data.crops import CropSampler
+from audiovq.data.manifest import read_manifest
+from audiovq.devices import seed_everything
+from audiovq.losses.reconstruction import ReconstructionLoss
 from audiovq.models.autoencoder import Autoencoder
 
 BATCH, CROP_SECONDS = 4, 0.5

@@ -15,22 +15,22 @@ from typing import Any
 
 import torch
 from context import context_samples, load_context, whole_frames
+from diagnostics import elbo, latent_gap, usage
 from gradients import estimator_gradients, load_run, own_gradients
 from grid import FAILED, TIMES, Bench, Run, in_parallel
 from textbook import textbook
 from torch import Tensor
 
 import audiovq
+from audiovq.batching import evenly_spread
 from audiovq.bottlenecks.base import bits_per_second
-from audiovq.bottlenecks.gaussian import GaussianBottleneck, elbo
+from audiovq.bottlenecks.gaussian import GaussianBottleneck
 from audiovq.config import ExperimentConfig, load_config
-from audiovq.data.dataset import evenly_spread
 from audiovq.data.manifest import Utterance, read_manifest
 from audiovq.devices import seed_everything
-from audiovq.evaluation.diagnostics import latent_gap, usage
 from audiovq.evaluation.metrics import METRICS, measure, summarize
 from audiovq.files import write_json
-from audiovq.losses import ReconstructionLoss
+from audiovq.losses.reconstruction import ReconstructionLoss
 from audiovq.models.autoencoder import Autoencoder
 
 MEASURED = "measured.json"

@@ -1,0 +1,75 @@
+"""`audiovq evaluate` and `info`: what a model is, and how good."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audiovq.cli.options import Device, Model
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    manifest: Annotated[
+        Path, typer.Argument(metavar="MANIFEST", help="Manifest of the utterances, .jsonl or .jsonl.gz.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="DIR",
+            help="Folder for metrics.json, utterances.jsonl and the page index.html.",
+        ),
+    ],
+    examples: Annotated[
+        int, typer.Option(min=0, help="Utterances on the page to look at and listen to, evenly spread.")
+    ] = 8,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Use this many utterances, evenly spread.  [default: all]")
+    ] = None,
+    device: Device = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier evaluation.")] = False,
+) -> None:
+    """Measure a model, and make a listening page.
+
+    Reports metrics of its reconstructions and the use of its codes. Audio that cannot be used is listed in the
+    report, and the exit code is 1.
+    """
+    from audiovq.batching import evenly_spread
+    from audiovq.data.manifest import read_manifest
+    from audiovq.evaluation.evaluate import evaluate
+    from audiovq.evaluation.report import format_table, write_report
+    from audiovq.files import refuse_to_overwrite
+    from audiovq.models.tokenizer import AudioTokenizer
+
+    refuse_to_overwrite(output, force)
+    utterances = evenly_spread(read_manifest(manifest), limit)
+    tokenizer = AudioTokenizer.from_pretrained(model, device)
+    evaluation = evaluate(tokenizer, utterances, model, str(manifest), examples)
+    page = write_report(evaluation, output)
+    typer.echo(format_table(evaluation))
+    typer.echo(f"page: {page}")
+    for utterance, reason in evaluation.rejected.items():
+        typer.echo(f"rejected {utterance}: {reason}", err=True)
+    if evaluation.rejected:
+        raise typer.Exit(1)
+
+
+@app.command()
+def info(
+    model: Model,
+) -> None:
+    """Describe a tokenizer (rates, codes, bitrate, size) or a prior."""
+    from audiovq.models import release
+    from audiovq.models.prior import CodePrior
+    from audiovq.models.tokenizer import AudioTokenizer
+
+    kind = CodePrior if release.kind_of(release.locate(model)) == "prior" else AudioTokenizer
+    for name, value in kind.from_pretrained(model, "cpu").describe().items():
+        typer.echo(f"{name:<16} {value}")

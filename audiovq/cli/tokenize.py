@@ -1,0 +1,116 @@
+"""`audiovq tokenize`: a whole data set into codes."""
+
+from __future__ import annotations
+
+import re
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audiovq.cli.options import Device, Model
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+class Engine(str, Enum):
+    """Who starts the workers."""
+
+    local = "local"
+    ray = "ray"
+
+
+def _parse_shard(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not int(match[1]) < int(match[2]):
+        raise typer.BadParameter(f"expected I/N with I from 0 to N - 1, such as 0/16, found {text!r}")
+    return int(match[1]), int(match[2])
+
+
+@app.command()
+def tokenize(
+    model: Model,
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="INPUT...",
+            help="Manifests (.jsonl, .jsonl.gz), folders of audio files, Kaldi data folders or WebDataset tars (.tar).",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="TOKENS", help="Folder of the token data set; resumed if begun.")
+    ],
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Worker processes on this machine, which share its cores and accelerators; with Ray, the most that it "
+            "starts.  [default: one for each accelerator, or this one alone; with Ray, as many as there is room for]",
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Do part I of N, counted from 0: one task of a job array.  [default: do everything]"
+        ),
+    ] = None,
+    engine: Annotated[Engine, typer.Option(help="local, or ray: on a Ray cluster.")] = Engine.local,
+    batch_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="Seconds of audio in a batch.  [default: what the device encodes at a time, 5 on a CPU, else 60]",
+        ),
+    ] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(min=0, help="Reject longer utterances.  [default: no limit]")
+    ] = None,
+    unit_seconds: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Seconds of audio in a Parquet shard.  [default: a 64th of all, but 300 to 3600]"),
+    ] = None,
+    device: Device = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Remove other codes that the folder holds.")] = False,
+) -> None:
+    """Encode a data set to Parquet shards of codes.
+
+    The same command goes on where an earlier run stopped, and repairs what was damaged; codes do not depend on how
+    they are computed. Audio that cannot be used is listed in rejected.jsonl, and the exit code is 1.
+    """
+    part = _parse_shard(shard)
+    if part and force:
+        raise typer.BadParameter("--force would remove what the other parts have done; use it once, without --shard")
+    if part and engine is Engine.ray:
+        raise typer.BadParameter("--shard divides the work between processes, --engine ray does it by itself")
+
+    from audiovq.tokenization.run import tokenize
+
+    run = tokenize(
+        model,
+        inputs,
+        output,
+        processes=processes,
+        shard=part,
+        engine=engine.value,
+        batch_seconds=batch_seconds,
+        max_seconds=max_seconds,
+        unit_seconds=unit_seconds,
+        device=device,
+        force=force,
+    )
+    if run.summary:
+        whole = run.summary
+        size = f"{whole.utterances} utterances, {whole.seconds / 3600:.2f} hours, {whole.frames} frames"
+        typer.echo(f"{size}: {output}\ndigest {whole.digest}")
+    else:
+        typer.echo(f"{run.missing} shards of the whole are still missing: {output}")
+    if run.done:
+        speed = f"{run.seconds / max(run.elapsed, 1e-9):.0f} x real time"
+        typer.echo(f"{run.done} shards made, {run.resumed} found; {run.seconds:.0f} s of audio at {speed}")
+    for item in run.rejected:
+        typer.echo(f"audiovq: {item['utt_id']}: {item['reason']}", err=True)
+    if run.rejected:
+        raise typer.Exit(1)

@@ -1,0 +1,38 @@
+"""`audiovq train`: stage 1, a tokenizer."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audiovq.cli.options import Device
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file with the settings of the run.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; a run in it is resumed.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to change, as training.steps=1000.")
+    ] = None,
+    device: Device = "auto",
+    force: Annotated[bool, typer.Option("--force", help="Start anew: remove the run that the folder holds.")] = False,
+) -> None:
+    """Train a tokenizer, or resume its training."""
+    from audiovq.config import load_config
+
+    experiment = load_config(config, overrides or [])
+
+    from audiovq.training.autoencoder import train_autoencoder
+    from audiovq.training.folder import start_anew
+
+    if force:
+        start_anew(output)
+    progress = train_autoencoder(experiment, output, device)
+    if os.environ.get("RANK", "0") == "0":  # Set by launchers of several processes.
+        typer.echo(f"{progress.step} steps done, best validation loss {progress.best_loss:.4f}: {output / 'release'}")

@@ -1,0 +1,124 @@
+"""Reconstruction losses: waveform, multi-scale mel and multi-scale STFT magnitude, and mu-law cross-entropy."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchaudio.transforms import MelScale
+
+from audiovq.audio.signal import mu_law_encode
+from audiovq.config import LossConfig
+
+FLOOR = 1e-5
+"""Magnitudes below this count as this, before a logarithm is taken."""
+QUIET = 1e-2
+"""Root mean square magnitude of a spectrogram below which a signal counts as silent."""
+
+
+class ReconstructionLoss(nn.Module):
+    """Weighted sum of the terms that a config asks for, one value an item.
+
+    - `l1`, `l2`: mean absolute and mean squared error of the waveform.
+    - `mel`: mean absolute difference of log-mel magnitudes, averaged over the FFT sizes; an FFT of N samples has
+      N / 16 mel bands.
+    - `stft`: spectral convergence || S - S' || / || S || plus mean absolute difference of log magnitudes, averaged
+      over the FFT sizes (Yamamoto et al., 2020, "Parallel WaveGAN", eq. 3 to 5).
+
+    Shape:
+        reconstruction and reference [B, 1, T]; result [B].
+    """
+
+    def __init__(self, config: LossConfig, sample_rate: int):
+        super().__init__()
+        self.config = config
+        self.spectral = bool(config.mel or config.stft)
+        self.scales = nn.ModuleList(SpectralDistance(size, sample_rate, config) for size in config.fft_sizes)
+
+    def forward(
+        self, reconstruction: Float[Tensor, "batch 1 time"], reference: Float[Tensor, "batch 1 time"]
+    ) -> tuple[Float[Tensor, " batch"], dict[str, Float[Tensor, ""]]]:
+        """The weighted loss of each item, and the unweighted mean of each term for the log."""
+        y, x = reconstruction.squeeze(1).float(), reference.squeeze(1).float()
+        terms: dict[str, Tensor] = {}
+        if self.config.l1:
+            terms["l1"] = (y - x).abs().mean(-1)
+        if self.config.l2:
+            terms["l2"] = (y - x).square().mean(-1)
+        if self.spectral:
+            distances = [scale(y, x) for scale in self.scales]
+            for name in distances[0]:
+                terms[name] = torch.stack([distance[name] for distance in distances]).mean(0)
+        total = sum((getattr(self.config, name) * term for name, term in terms.items()), start=x.new_zeros(len(x)))
+        return total, {name: term.detach().mean() for name, term in terms.items()}
+
+
+class MuLawLoss(nn.Module):
+    """Cross-entropy of the samples' mu-law classes, for a decoder that predicts them: -log p(x_t | ...) in nats, a mean
+    over samples (van den Oord et al., 2016, "WaveNet", section 2.2).
+
+    Shape:
+        logits [B, 256, T] and reference [B, 1, T]; result [B].
+    """
+
+    def __init__(self, config: LossConfig):
+        super().__init__()
+        self.weight = config.mu_law
+
+    def forward(
+        self, logits: Float[Tensor, "batch classes time"], reference: Float[Tensor, "batch 1 time"]
+    ) -> tuple[Float[Tensor, " batch"], dict[str, Float[Tensor, ""]]]:
+        """The weighted loss of each item, and its unweighted mean for the log."""
+        classes = mu_law_encode(reference.squeeze(1))
+        nats = nn.functional.cross_entropy(logits.float(), classes, reduction="none").mean(-1)
+        return self.weight * nats, {"mu_law": nats.detach().mean()}
+
+
+def build_loss(config: LossConfig, sample_rate: int) -> nn.Module:
+    """The loss that a config asks for, of `AutoencoderOutput.prediction` and the true waveform."""
+    return MuLawLoss(config) if config.mu_law else ReconstructionLoss(config, sample_rate)
+
+
+class SpectralDistance(nn.Module):
+    """Mel and STFT distances at one FFT size; both use the same spectrogram."""
+
+    window: Tensor
+
+    def __init__(self, fft_size: int, sample_rate: int, config: LossConfig):
+        super().__init__()
+        self.fft_size = fft_size
+        self.config = config
+        self.register_buffer("window", torch.hann_window(fft_size), persistent=False)
+        self.mel_scale = MelScale(
+            max(1, fft_size // 16), sample_rate, n_stft=fft_size // 2 + 1, norm="slaney", mel_scale="slaney"
+        )
+
+    def forward(self, y: Float[Tensor, "batch time"], x: Float[Tensor, "batch time"]) -> dict[str, Tensor]:
+        ys, xs = self.magnitude(y), self.magnitude(x)
+        distances = {}
+        if self.config.mel:
+            distances["mel"] = log_distance(self.mel_scale(ys), self.mel_scale(xs))
+        if self.config.stft:
+            # Without a floor one crop of silence would outweigh a whole batch of speech.
+            least = QUIET * math.sqrt(xs.shape[1] * xs.shape[2])
+            norm = torch.linalg.vector_norm(xs, dim=(1, 2)).clamp(min=least)
+            convergence = torch.linalg.vector_norm(ys - xs, dim=(1, 2)) / norm
+            distances["stft"] = convergence + log_distance(ys, xs)
+        return distances
+
+    def magnitude(self, x: Float[Tensor, "batch time"]) -> Float[Tensor, "batch bins frames"]:
+        """Magnitude spectrogram with a hop of a quarter of the FFT size."""
+        spectrum = torch.stft(
+            x, self.fft_size, self.fft_size // 4, window=self.window, pad_mode="constant", return_complex=True
+        )
+        # The square root's slope is infinite at 0, so silence is kept a little above it.
+        return (spectrum.real.square() + spectrum.imag.square()).clamp(min=FLOOR**2).sqrt()
+
+
+def log_distance(
+    y: Float[Tensor, "batch bins frames"], x: Float[Tensor, "batch bins frames"]
+) -> Float[Tensor, " batch"]:
+    """Mean absolute difference of natural logarithms."""
+    return (y.clamp(min=FLOOR).log() - x.clamp(min=FLOOR).log()).abs().mean((1, 2))

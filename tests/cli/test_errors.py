@@ -1,0 +1,252 @@
+"""Bad input: one line on standard error that names it, an exit code that is not 0, and nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from audiovq.tokens.codes_file import load_codes
+
+COMMANDS = ("encode", "tokenize")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def assert_one_line(err: str, *parts: object) -> None:
+    assert err.startswith("audiovq: ")
+    assert err.count("\n") == 1
+    for part in parts:
+        assert str(part) in err
+
+
+def noise(seconds: float = 0.5, rate: int = 16000, channels: int = 1) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-0.5, 0.5, (round(seconds * rate), channels))
+
+
+def truncated(path: Path) -> None:
+    soundfile.write(path, noise(), 16000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def not_finite(path: Path, value: float) -> None:
+    samples = noise()
+    samples[4000] = value
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+
+
+BAD_AUDIO = {
+    "empty.wav": lambda path: path.write_bytes(b""),
+    "truncated.wav": truncated,
+    "truncated.flac": truncated,
+    "header.wav": lambda path: soundfile.write(path, np.zeros(0), 16000),
+    "text.wav": lambda path: path.write_text("this is text\n" * 100),
+    "nan.wav": lambda path: not_finite(path, np.nan),
+    "infinite.wav": lambda path: not_finite(path, np.inf),
+    "missing.wav": lambda path: None,
+}
+
+
+@pytest.mark.parametrize("name", BAD_AUDIO)
+def test_audio_that_cannot_be_used(run, model, tmp_path, name):
+    bad = tmp_path / "speech" / name
+    bad.parent.mkdir()
+    BAD_AUDIO[name](bad)
+    code, out, err = run("encode", model, bad, "-o", tmp_path / "codes")
+    assert (code, out) == (1, f"0 of 1 files written: {tmp_path / 'codes'}\n")
+    assert_one_line(err, bad)
+    assert not list(tmp_path.rglob("*.npz"))
+    assert not list(tmp_path.rglob(".partial*"))
+
+    if bad.exists():
+        soundfile.write(bad.parent / "good.wav", noise(), 16000)
+        code, out, err = run("tokenize", model, bad.parent, "-o", tmp_path / "tokens")
+        assert code == 1
+        assert out.startswith("1 utterances")
+        assert_one_line(err, bad.stem, bad)
+        assert not list(tmp_path.rglob(".partial*"))
+
+
+GOOD_AUDIO = {
+    "silence": (np.zeros((8000, 1)), 16000, 8000),
+    "one sample": (np.full((1, 1), 0.5), 16000, 1),
+    "one sample at a high rate": (np.full((1, 1), 0.5), 192000, 1),
+    "three channels": (noise(channels=3), 16000, 8000),
+    "192 kHz": (noise(rate=192000), 192000, 8000),
+    "8 kHz": (noise(rate=8000), 8000, 8000),
+}
+
+
+@pytest.mark.parametrize("name", GOOD_AUDIO)
+def test_unusual_audio_that_works(run, model, tmp_path, name):
+    samples, rate, length = GOOD_AUDIO[name]
+    source = tmp_path / "a.wav"
+    soundfile.write(source, samples, rate)
+    assert run("encode", model, source, "-o", tmp_path / "codes")[::2] == (0, "")
+    assert load_codes(tmp_path / "codes/a.npz").num_samples == length
+    assert run("decode", model, tmp_path / "codes", "-o", tmp_path / "wavs")[::2] == (0, "")
+    decoded, rate = soundfile.read(tmp_path / "wavs/a.wav")
+    assert (len(decoded), rate) == (length, 16000)
+
+
+def test_folders_without_anything_to_use(run, model, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for command, message in (
+        ("encode", "holds no audio files"),
+        ("tokenize", "holds no utterances"),
+        ("decode", "holds neither codes files"),
+    ):
+        code, out, err = run(command, model, empty, "-o", tmp_path / "output")
+        assert (code, out) == (2, "")
+        assert_one_line(err, empty, message)
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_folder_without_permission(run, model, tmp_path, command):
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    folder.chmod(0)
+    code, _, err = run(command, model, folder, "-o", tmp_path / "output")
+    folder.chmod(0o700)
+    assert code == 2
+    assert_one_line(err, folder, "Permission denied")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_folder_that_cannot_be_listed(run, model, tmp_path, monkeypatch, command):
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    original = os.scandir
+
+    def scandir(path="."):
+        if Path(path) == folder:
+            raise PermissionError(13, os.strerror(13), str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    code, _, err = run(command, model, folder, "-o", tmp_path / "output")
+    assert code == 2
+    assert_one_line(err, folder, "Permission denied")
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "decode"])
+def test_a_path_through_a_file(run, model, tmp_path, command):
+    (tmp_path / "file").write_text("")
+    code, _, err = run(command, model, tmp_path / "file/below", "-o", tmp_path / "output")
+    assert code in (1, 2)
+    reason = "no such file or folder" if command == "tokenize" else "Not a directory"
+    assert_one_line(err, tmp_path / "file/below", reason)
+    assert not (tmp_path / "output").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_output_that_is_a_file(run, model, tmp_path, command):
+    soundfile.write(tmp_path / "a.wav", noise(), 16000)
+    manifest_or_file = tmp_path if command == "tokenize" else tmp_path / "a.wav"
+    (tmp_path / "output").write_text("mine")
+    code, _, err = run(command, model, manifest_or_file, "-o", tmp_path / "output")
+    assert code == 2
+    assert_one_line(err, tmp_path / "output")
+    assert (tmp_path / "output").read_text() == "mine"
+
+
+class Trap:
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def no_model(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def pickled(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(pickle.dumps(Trap(folder / "sprung")))
+
+
+def cut_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def other_format(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 7'))
+
+
+def other_shape(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"codebook_size": 32', '"codebook_size": 64'))
+
+
+BAD_MODELS = {
+    "no such folder": (shutil.rmtree, "no such model folder"),
+    "no config": (no_model, "is no model folder, it has no config.json"),
+    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), "cannot be read (No such file"),
+    "no JSON": (lambda folder: (folder / "config.json").write_text("{"), "cannot be read as JSON"),
+    "pickle": (pickled, "pickled checkpoints are not loaded"),
+    "truncated": (cut_weights, "is no safetensors file or is damaged"),
+    "of another version": (other_format, "expected format_version 1, found 7"),
+    "of another shape": (other_shape, "weights do not fit the config"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_MODELS)
+def test_a_model_that_cannot_be_used(run, model, tmp_path, name):
+    spoil, message = BAD_MODELS[name]
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    spoil(folder)
+    soundfile.write(tmp_path / "a.wav", noise(), 16000)
+    for arguments in (
+        ("info", folder),
+        ("encode", folder, tmp_path / "a.wav", "-o", tmp_path / "output"),
+        ("tokenize", folder, tmp_path, "-o", tmp_path / "output"),
+    ):
+        code, out, err = run(*arguments)
+        assert (code, out) == (2, "")
+        assert_one_line(err, folder, message)
+    assert not (tmp_path / "output").exists()
+    assert not list(tmp_path.rglob("sprung"))
+
+
+def test_an_unknown_device(run, model, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(), 16000)
+    code, _, err = run("encode", model, tmp_path / "a.wav", "-o", tmp_path / "codes", "--device", "abacus")
+    assert code == 2
+    assert_one_line(err, "device 'abacus' cannot be used")
+
+
+def test_a_model_without_codes(run, tiny_tokenizer, tmp_path):
+    tiny_tokenizer(bottleneck="none").save_pretrained(tmp_path / "model")
+    soundfile.write(tmp_path / "a.wav", noise(), 16000)
+    soundfile.write(tmp_path / "b.wav", noise(), 16000)
+    assert run("info", tmp_path / "model")[0] == 0
+    for command, given in (("encode", [tmp_path / "a.wav", tmp_path / "b.wav"]), ("tokenize", [tmp_path])):
+        code, out, err = run(command, tmp_path / "model", *given, "-o", tmp_path / "output")
+        assert (code, out) == (2, "")
+        assert_one_line(err, "bottleneck 'none' has no codes")
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_wrong_option_is_a_usage_error(run, model, tmp_path):
+    code, out, err = run("encode", model, tmp_path, "--outptu", "x")
+    assert (code, out) == (2, "")
+    assert "Traceback" not in err
+    assert "--outptu" in err

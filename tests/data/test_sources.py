@@ -1,0 +1,182 @@
+"""What can be tokenized: manifests, folders, Kaldi data folders, tars."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from audiovq.audio.files import load_audio
+from audiovq.data.sources import Item, list_items
+from audiovq.errors import AudioError, ManifestError
+
+
+def write(path: Path, seconds: float = 0.3, rate: int = 16000, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(len(str(path))).uniform(-0.5, 0.5, round(seconds * rate))
+    soundfile.write(path, noise, rate, **options)
+    return path
+
+
+def make_tar(path: Path, members: dict[str, Path | bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            data = content if isinstance(content, bytes) else content.read_bytes()
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return path
+
+
+def names(*inputs: Path) -> list[str]:
+    return [item.id for item in list_items(list(inputs))]
+
+
+def test_a_manifest_lists_what_it_says(utterances, manifest):
+    items = list(list_items([manifest]))
+    assert [(item.id, item.path, item.speaker) for item in items] == [
+        (utterance.id, str(utterance.path), utterance.speaker) for utterance in utterances
+    ]
+    for item, utterance in zip(items, utterances, strict=True):
+        assert item.seconds == utterance.duration
+        assert torch.equal(item.open().read(16000), utterance.source().read(16000))
+
+
+def test_a_file_that_is_no_longer_what_the_manifest_says_is_refused_when_it_is_opened(tmp_path, utterances):
+    write(tmp_path / "a.wav", 0.5)
+    (item,) = list_items([tmp_path])
+    listed = Item("a", item.path, seconds=0.7, sample_rate=16000, num_samples=11200)
+    with pytest.raises(AudioError, match="has the file been replaced"):
+        listed.open()
+
+
+def test_a_folder_is_listed_by_relative_names_with_its_tars(tmp_path):
+    write(tmp_path / "b" / "two words.flac")
+    write(tmp_path / "a.wav", 0.25)
+    inside = write(tmp_path / "elsewhere" / "x.wav", 0.1)
+    make_tar(tmp_path / "c.tar", {"june/first.wav": inside})
+    inside.unlink()
+    (tmp_path / ".hidden.wav").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("no audio")
+    items = list(list_items([tmp_path]))
+    assert [(item.id, item.seconds) for item in items] == [("a", 0.25), ("b_two_words", 0.3), ("june_first", 0.1)]
+
+
+def test_kaldi_folders_are_listed_with_their_segments(tmp_path):
+    wav = write(tmp_path / "wavs" / "long.wav", 2.0)
+    data = tmp_path / "kaldi"
+    data.mkdir()
+    (data / "wav.scp").write_text(f"rec {wav}\n")
+    (data / "segments").write_text("utt-1 rec 0.5 1.0\nutt-2 rec 1.0 2.0\n")
+    (data / "utt2spk").write_text("utt-1 june\nutt-2 carlo\n")
+    whole, _ = load_audio(wav)
+    for given in (data, data / "wav.scp"):
+        items = list(list_items([given]))
+        assert [(item.id, item.speaker, item.seconds) for item in items] == [
+            ("utt-1", "june", 0.5),
+            ("utt-2", "carlo", 1.0),
+        ]
+        assert torch.equal(items[0].open().read(), whole[:, 8000:16000])
+        assert torch.equal(items[1].open().read(), whole[:, 16000:])
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.ogg", "a.mp3"])
+def test_audio_in_a_tar_is_read_in_place(tmp_path, name):
+    first, second = write(tmp_path / "first" / name, 0.3), write(tmp_path / "second" / name, 0.7, 44100)
+    suffix = first.suffix
+    members = {f"k1{suffix}": first, "k1.json": b"{}", f"dir/k2{suffix}": second, f"k3{suffix}": b"no audio"}
+    tar = make_tar(tmp_path / "speech.tar", members)
+    items = list(list_items([tar]))
+    assert [item.id for item in items] == ["k1", "dir_k2", "k3"]
+    assert items[1].name == f"tar://dir/k2{suffix}::{tar}"
+    for item, path in zip(items, (first, second), strict=False):
+        assert torch.equal(item.open().read(16000), load_audio(path, 16000)[0])
+        blocks = list(item.open().blocks(16000, 999))
+        assert torch.equal(torch.cat(blocks, -1), load_audio(path, 16000)[0])
+    with pytest.raises(AudioError, match="is no audio that libsndfile reads"):
+        items[2].open()
+
+
+def test_a_truncated_or_empty_member_of_a_tar_is_told(tmp_path):
+    wav = write(tmp_path / "a.wav", 1.0)
+    tar = make_tar(tmp_path / "speech.tar", {"cut.wav": wav.read_bytes()[:8000], "empty.wav": b"", "good.wav": wav})
+    cut, empty, good = list_items([tar])
+    with pytest.raises(AudioError, match="is truncated"):
+        cut.open()
+    with pytest.raises(AudioError, match="is empty"):
+        empty.open()
+    assert torch.equal(good.open().read(), load_audio(wav)[0])
+
+
+def test_inputs_are_listed_one_after_the_other_and_patterns_are_expanded(tmp_path, manifest):
+    one, two = write(tmp_path / "x" / "one.wav"), write(tmp_path / "y" / "two.wav")
+    make_tar(tmp_path / "shard-1.tar", {"t1.wav": one})
+    make_tar(tmp_path / "shard-0.tar", {"t0.wav": two})
+    assert names(tmp_path / "y", tmp_path / "x", tmp_path / "shard-*.tar") == ["two", "one", "t0", "t1"]
+    assert names(manifest, tmp_path / "x")[-1] == "one"
+
+
+def test_two_files_under_one_id_are_refused(tmp_path):
+    one, two = write(tmp_path / "x" / "a.wav"), write(tmp_path / "y" / "a.flac")
+    with pytest.raises(ManifestError, match=rf"{two} and {one} would share the id 'a'"):
+        names(tmp_path / "x", tmp_path / "y")
+    write(tmp_path / "x" / "a.flac")
+    with pytest.raises(ManifestError, match="would share the id 'a'"):
+        names(tmp_path / "x")
+
+
+def test_an_utterance_that_is_listed_twice_is_refused(tmp_path, manifest):
+    write(tmp_path / "x" / "a.wav")
+    with pytest.raises(ManifestError, match=r"a\.wav: the id 'a' is listed twice"):
+        names(tmp_path / "x", tmp_path / "x")
+    lines = manifest.read_text()
+    manifest.write_text(lines + lines.splitlines()[2] + "\n")
+    with pytest.raises(ManifestError, match=r"data\.jsonl:7: id: 'utt2' stands in line 3 already"):
+        names(manifest)
+
+
+@pytest.mark.parametrize("bad", ["../up", "a/b", "..", ".hidden", "", "a\\b"])
+def test_unsafe_ids_are_refused(manifest, bad):
+    lines = manifest.read_text().splitlines()
+    manifest.write_text("\n".join([*lines[:3], lines[3].replace('"utt3"', repr(bad).replace("'", '"'))]) + "\n")
+    with pytest.raises(ManifestError, match=r"data\.jsonl:4: id: "):
+        names(manifest)
+
+
+@pytest.mark.parametrize("name", ["../a.wav", "/abs/a.wav", "x/../../a.wav"])
+def test_a_tar_cannot_name_files_outside(tmp_path, name):
+    tar = make_tar(tmp_path / "speech.tar", {name: b"x"})
+    with pytest.raises(ManifestError, match=r"speech\.tar: .* expected a plain file below the tar's root"):
+        names(tar)
+
+
+def test_inputs_that_cannot_be_used(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "no.tar").write_text("no tar, but long enough to be one" * 100)
+    with gzip.open(tmp_path / "zipped.tar", "wb") as file:
+        file.write(bytes(10240))
+    (tmp_path / "none.jsonl").write_text("")
+    for name, message in {
+        "empty": "holds no utterances",
+        "missing": "no such file or folder",
+        "missing-*.tar": "no such file or folder",
+        "notes.txt": "expected a manifest",
+        "no.tar": "is no tar or is damaged",
+        "zipped.tar": "unpack it to a plain one",
+        "none.jsonl": "holds no utterances",
+    }.items():
+        with pytest.raises(ManifestError, match=message):
+            names(tmp_path / name)
+
+
+def test_a_file_that_cannot_be_opened_is_listed_for_later(tmp_path):
+    (tmp_path / "bad.wav").write_text("no audio")
+    (item,) = list_items([tmp_path])
+    assert (item.id, item.seconds) == ("bad", 0.0)

@@ -1,0 +1,165 @@
+"""Exports are read back by the libraries that they are for, and compared with the Parquet codes."""
+
+from __future__ import annotations
+
+import gc
+import json
+import warnings
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import unquote
+
+import kaldiio
+import numpy as np
+import pytest
+import webdataset
+
+from audiovq.errors import OutputExistsError, TokenError
+from audiovq.tokens import TokenizerInfo, TokenRow, TokenSet, write_shard, write_tokenizer_info
+from audiovq.tokens.export import FORMATS, export_tokens
+
+IDS = ["p1_b", "p1_a.1", "é%2E", "B", "a", "p1_a.2", "z"]
+
+
+def write_set(folder: Path, books: int, ids: list[str]) -> TokenSet:
+    """Three shards, the second of them empty."""
+    random = np.random.default_rng(books)
+    rows = []
+    for number, name in enumerate(ids):
+        codes = random.integers(0, 2**16, (books, 5 * number + 1)).astype(np.uint16)
+        speaker = None if number % 3 == 0 else "s1"
+        rows.append(TokenRow(name, speaker, 16000, 320 * codes.shape[1] - number, codes, f"/speech/{name}.wav"))
+    write_tokenizer_info(folder, TokenizerInfo("ab" * 32, 16000, 320, 50.0, books, 2**16, {"sample_rate": 16000}))
+    for number, part in enumerate((rows[:3], [], rows[3:])):
+        write_shard(folder / f"part-{number:05d}-of-00003.parquet", part)
+    return TokenSet(folder)
+
+
+@pytest.fixture(params=[1, 3], ids=["one codebook", "three codebooks"])
+def tokens(request, tmp_path) -> TokenSet:
+    return write_set(tmp_path / "codes", request.param, IDS)
+
+
+def about(row: TokenRow) -> dict:
+    """Everything but the codes, as the exports hold it."""
+    return {name: value for name, value in asdict(row).items() if name != "codes"} | {"num_frames": row.num_frames}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_memmap_is_one_array_that_numpy_maps(tokens, tmp_path):
+    export_tokens(tokens, "memmap", tmp_path / "out")
+    codes = np.load(tmp_path / "out/codes.npy", mmap_mode="r")
+    assert isinstance(codes, np.memmap)
+    assert codes.dtype == np.uint16
+    offsets = np.load(tmp_path / "out/offsets.npy")
+    lines = [json.loads(line) for line in (tmp_path / "out/utterances.jsonl").read_text("utf-8").splitlines()]
+    assert lines == [about(row) for row in tokens]
+    assert codes.shape == (tokens.info.num_codebooks, offsets[-1])
+    for row, (start, stop) in zip(tokens, pairwise(offsets), strict=True):
+        np.testing.assert_array_equal(codes[:, start:stop], row.codes)
+    assert names(tmp_path / "out") == ["codes.npy", "export.json", "offsets.npy", "utterances.jsonl"]
+
+
+def test_jsonl_has_a_line_for_each_utterance(tokens, tmp_path):
+    export_tokens(tokens, "jsonl", tmp_path / "out")
+    lines = [json.loads(line) for line in (tmp_path / "out/codes.jsonl").read_text("utf-8").splitlines()]
+    assert lines == [about(row) | {"codes": row.codes.tolist()} for row in tokens]
+
+
+def read_tars(tars: list[str]) -> list[dict]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # webdataset leaves its files to the garbage collector.
+        samples = list(webdataset.WebDataset(tars, shardshuffle=False).decode())
+        gc.collect()
+    return samples
+
+
+def test_webdataset_is_read_by_webdataset(tokens, tmp_path):
+    export_tokens(tokens, "webdataset", tmp_path / "out")
+    tars = sorted(map(str, (tmp_path / "out").glob("*.tar")))
+    assert [Path(tar).name for tar in tars] == ["part-00000-of-00003.tar", "part-00002-of-00003.tar"]
+    samples = read_tars(tars)
+    assert [unquote(sample["__key__"]) for sample in samples] == IDS
+    for sample, row in zip(samples, tokens, strict=True):
+        assert sample["json"] == about(row)
+        assert sample["npy"].dtype == np.uint16
+        np.testing.assert_array_equal(sample["npy"], row.codes)
+
+
+def test_kaldi_archives_are_read_by_kaldiio(tokens, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export_tokens(tokens, "kaldi", "out")
+    monkeypatch.chdir("/")
+    sizes = [line.split() for line in (tmp_path / "out/utt2num_frames").read_text("utf-8").splitlines()]
+    assert [name for name, _ in sizes] == sorted(IDS, key=str.encode)
+    assert dict(sizes) == {row.utt_id: str(row.num_frames) for row in tokens}
+    for book in range(tokens.info.num_codebooks):
+        by_id = kaldiio.load_scp(str(tmp_path / f"out/codebook{book}.scp"))
+        assert list(by_id) == sorted(IDS, key=str.encode)
+        archive = list(kaldiio.load_ark(str(tmp_path / f"out/codebook{book}.ark")))
+        assert [name for name, _ in archive] == IDS
+        for row, (_, values) in zip(tokens, archive, strict=True):
+            assert values.dtype == np.int32
+            np.testing.assert_array_equal(values, row.codes[book])
+            np.testing.assert_array_equal(by_id[row.utt_id], row.codes[book])
+
+
+@pytest.mark.parametrize("name", ["a b", "a\u3000b", " a"])
+def test_ids_that_kaldi_cannot_hold_are_refused(tmp_path, name):
+    tokens = write_set(tmp_path / "codes", 1, ["a", name])
+    with pytest.raises(TokenError, match="Kaldi's ids hold no white space"):
+        export_tokens(tokens, "kaldi", tmp_path / "out")
+    assert names(tmp_path) == ["codes"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_export_names_its_tokenizer_and_the_same_codes_give_the_same_bytes(tokens, tmp_path, format):
+    for name in ("out", "again"):
+        export_tokens(tokens, format, tmp_path / name)
+    record = json.loads((tmp_path / "out/export.json").read_text())
+    assert record["tokenizer"] == asdict(tokens.info)
+    assert (record["format"], record["utterances"]) == (format, len(IDS))
+    assert record["frames"] == sum(row.num_frames for row in tokens)
+    for name in names(tmp_path / "out"):
+        first, second = (tmp_path / "out" / name).read_bytes(), (tmp_path / "again" / name).read_bytes()
+        assert first == second.replace(b"/again/", b"/out/")
+
+
+def test_only_an_earlier_export_is_replaced_and_only_with_force(tokens, tmp_path):
+    output = tmp_path / "out"
+    export_tokens(tokens, "webdataset", output)
+    with pytest.raises(OutputExistsError, match="add --force"):
+        export_tokens(tokens, "jsonl", output)
+    export_tokens(tokens, "jsonl", output, force=True)
+    assert names(output) == ["codes.jsonl", "export.json"]
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").write_text("years of work")
+    for precious in (other, tokens.folder, tmp_path):
+        before = names(precious)
+        with pytest.raises(OutputExistsError, match="holds something else than an export"):
+            export_tokens(tokens, "jsonl", precious, force=True)
+        assert names(precious) == before
+
+
+def test_a_set_without_utterances_is_refused(tmp_path):
+    with pytest.raises(TokenError, match="holds no utterances"):
+        export_tokens(write_set(tmp_path / "codes", 1, []), "memmap", tmp_path / "out")
+    assert names(tmp_path) == ["codes"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_an_export_that_fails_leaves_what_was_there(tokens, tmp_path, format, monkeypatch):
+    export_tokens(tokens, "jsonl", tmp_path / "out")
+    before = (tmp_path / "out/codes.jsonl").read_bytes()
+    shard = tokens.shards[2]
+    table = shard.read_bytes()
+    shard.write_bytes(table[:100] + bytes(100) + table[200:])
+    with pytest.raises(TokenError, match=r"part-00002-of-00003\.parquet"):
+        export_tokens(TokenSet(tokens.folder), format, tmp_path / "out", force=True)
+    assert names(tmp_path) == ["codes", "out"]
+    assert (tmp_path / "out/codes.jsonl").read_bytes() == before

@@ -1,0 +1,215 @@
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from audiovq.data.manifest import Utterance, write_manifest
+from audiovq.data.sources import Item, list_items
+from audiovq.errors import TokenError
+from audiovq.files import sha256_of
+from audiovq.tokenization.run import tokenize
+from audiovq.tokens import TokenRow, TokenSet, write_shard
+from audiovq.tokens.verify import Verification, verify_tokens
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_tokenizer):
+    return tiny_tokenizer()
+
+
+@pytest.fixture
+def folder(model, manifest, tmp_path, tmp_path_factory) -> Path:
+    """A token data set of the six utterances, made once and copied for each test."""
+    original = tmp_path_factory.getbasetemp() / "verified"
+    if not original.exists():
+        tokenize(model, [manifest], original)
+    return Path(shutil.copytree(original, tmp_path / "codes"))
+
+
+def verify(folder: Path, utterances: Iterable[Utterance] | None = None, *given, **named) -> Verification:
+    items = None if utterances is None else map(Item.of, utterances)
+    return verify_tokens(TokenSet(folder), items, *given, **named)
+
+
+def problems(folder: Path, *given, **named) -> list[str]:
+    return verify(folder, *given, **named).problems
+
+
+def rewrite(folder: Path, change: Callable[[list[TokenRow]], list[TokenRow]]) -> Path:
+    """Change the rows of the shard, and its sidecar with them."""
+    (shard,) = folder.glob("*.parquet")
+    rows = change(list(TokenSet(folder)))
+    write_shard(shard, rows)
+    sidecar = folder / "_units" / f"{shard.stem}.json"
+    record = json.loads(sidecar.read_text())
+    record |= {
+        "shard_sha256": sha256_of(shard),
+        "utterances": len(rows),
+        "frames": sum(row.num_frames for row in rows),
+    }
+    sidecar.write_text(json.dumps(record))
+    (folder / "summary.json").unlink()
+    return shard
+
+
+def test_a_good_set_has_no_problems_and_says_what_was_checked(tokenizer, utterances, folder):
+    result = verify(folder, utterances, tokenizer, sample=4)
+    assert result.problems == []
+    frames = [row.num_frames for row in TokenSet(folder)]
+    rows, sidecars, digest, listed, audio = result.checked
+    assert rows == "6 utterances in 1 shard: ids, lengths, codes"
+    assert sidecars.startswith("1 sidecar: SHA-256")
+    assert digest == f"digest {json.loads((folder / 'summary.json').read_text())['digest']}"
+    assert listed == "6 utterances of the input: 6 in the set, 0 rejected"
+    assert audio.startswith("4 utterances encoded again: ")
+    assert min(frames) * 4 < int(audio.split()[4]) < sum(frames)
+    assert len(verify(folder).checked) == 3
+
+
+def test_a_changed_shard_is_not_what_its_sidecar_says(folder, utterances):
+    (shard,) = folder.glob("*.parquet")
+    rows = list(TokenSet(folder))
+    write_shard(shard, rows[1:])
+    found = problems(folder, utterances)
+    assert [line.split(" is ")[0] for line in found[:3]] == [
+        f"{shard}: shard_sha256",
+        f"{shard}: utterances",
+        f"{shard}: frames",
+    ]
+    assert found[1:] == [
+        f"{shard}: utterances is 5, but {shard.stem}.json says 6",
+        f"{shard}: frames is {sum(row.num_frames for row in rows[1:])}, "
+        f"but {shard.stem}.json says {sum(row.num_frames for row in rows)}",
+        "utt0: was to be tokenized, but has neither codes nor been rejected",
+    ]
+
+
+def test_a_summary_of_other_shards_is_a_problem(folder):
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps({**summary, "digest": "0" * 64}))
+    (problem,) = problems(folder)
+    assert problem.startswith(f"{folder / 'summary.json'}: says that the digest is 0000")
+
+
+def test_damaged_rows_are_listed_and_the_others_checked(folder, tokenizer):
+    def change(rows: list[TokenRow]) -> list[TokenRow]:
+        return [
+            replace(rows[0], codes=rows[0].codes + np.uint16(32)),
+            replace(rows[1], num_samples=rows[1].num_samples + 20),
+            replace(rows[2], sample_rate=8000),
+            replace(rows[3], utt_id="../up"),
+            replace(rows[4], codes=np.repeat(rows[4].codes, 2, axis=0)),
+            rows[5],
+            rows[5],
+        ]
+
+    frames = TokenSet(folder)[1].num_frames
+    shard = rewrite(folder, change)
+    found = [line.removeprefix(f"{shard}: ") for line in problems(folder)]
+    assert found[0].startswith("utterance 'utt0': expected codes from 0 to 31, found ")
+    assert found[1].startswith(f"utterance 'utt1': expected {frames + 1} frames, for ")
+    assert found[2] == "utterance 'utt2': expected a sample rate of 16000 Hz, found 8000"
+    assert found[3].startswith("utterance '../up': id: ")
+    assert found[4].startswith("utterance 'utt4': expected codes [Q, F] of 1 codebooks")
+    assert found[5] == "utterance 'utt5': its id occurs a second time"
+    assert len(found) == 8  # Two rows that cannot be read are missing from what the sidecar counts.
+
+
+def test_shards_and_sidecars_come_in_pairs(folder):
+    (shard,) = folder.glob("*.parquet")
+    shutil.copy(shard, folder / "stray.parquet")
+    (sidecar,) = folder.glob("_units/part*.json")
+    shutil.copy(sidecar, folder / "_units/lost.json")
+    plan = folder / "_units/plan.json"
+    plan.write_text(json.dumps({**json.loads(plan.read_text()), "units": 4}))
+    found = [line for line in problems(folder) if "a second time" not in line]
+    assert found == [
+        f"{folder / 'lost.parquet'}: is missing, but {folder / '_units/lost.json'} is there; tokenize again",
+        f"{folder / 'stray.parquet'}: has no sidecar _units/stray.json; tokenize again",
+        f"{folder}: 2 of 4 planned shards are there; tokenize again",
+    ]
+    sidecar.write_text("half")
+    plan.unlink()
+    found = [line for line in problems(folder) if "cannot be read" in line]
+    assert [line.split(":")[0] for line in found] == [str(shard), str(plan)]
+    shutil.rmtree(folder / "_units")
+    (folder / "stray.parquet").unlink()
+    assert problems(folder) == [
+        f"{folder / '_units'}: is missing; whether shards are as they were written cannot be told"
+    ]
+
+
+def test_a_shard_that_cannot_be_read_is_one_problem_of_many(folder):
+    (shard,) = folder.glob("*.parquet")
+    whole = shard.read_bytes()
+    (folder / "a.parquet").write_bytes(whole[:500])
+    (folder / "b.parquet").write_bytes(whole[:50] + bytes(50) + whole[100:])
+    found = problems(folder)
+    for name in ("a", "b"):
+        assert any(line.startswith(f"{folder / name}.parquet: is no token shard or is damaged") for line in found)
+    assert all("\n" not in line for line in found)
+
+
+def test_ids_are_compared_with_the_manifest_and_the_rejected(folder, utterances):
+    (folder / "rejected.jsonl").write_text('{"utt_id": "bad"}\n{"utt_id": "utt3"}\n')
+    bad, new = replace(utterances[0], id="bad"), replace(utterances[0], id="new")
+    longer = replace(utterances[2], num_samples=utterances[2].num_samples * 2, duration=utterances[2].duration * 2)
+    found = problems(folder, [bad, new, *utterances[1:2], longer, *utterances[3:]])
+    samples = TokenSet(folder)[2].num_samples
+    assert found == [
+        "new: was to be tokenized, but has neither codes nor been rejected",
+        f"utt2: by the manifest it has {2 * samples} samples at 16000 Hz, its codes are those of {samples}",
+        "utt0: has codes, but was not to be tokenized",
+        "utt3: has codes, but is listed in rejected.jsonl too",
+    ]
+
+
+def test_codes_that_are_not_those_of_the_audio_are_found(folder, tokenizer):
+    rewrite(folder, lambda rows: [*rows[:3], replace(rows[3], codes=(rows[3].codes + 1) % 32), *rows[4:]])
+    frames = TokenSet(folder)[3].num_frames
+    assert problems(folder, None, tokenizer, sample=6) == [
+        f"utt3: encoded again, {frames} of {frames} frames are different"
+    ]
+
+
+def test_audio_that_is_gone_or_another_is_a_problem_of_its_utterance(folder, tokenizer, utterances):
+    rewrite(folder, lambda rows: [replace(rows[0], source="/gone.wav"), replace(rows[1], source=rows[2].source)])
+    found = problems(folder, None, tokenizer)
+    assert found[0].startswith("utt0: cannot be encoded again: /gone.wav: ")
+    assert found[1].startswith(f"utt1: cannot be encoded again: {utterances[2].path}: has ")
+    assert found[1].endswith("name the input that says which")
+    assert len(found) == 2
+
+
+def test_a_part_of_a_file_is_encoded_again_with_its_manifest(tokenizer, model, utterances, tmp_path):
+    whole = utterances[0]
+    half = whole.num_samples // 2
+    part: Utterance = replace(
+        whole, id="part", duration=half / whole.sample_rate, num_samples=half, offset=half / whole.sample_rate
+    )
+    write_manifest(tmp_path / "part.jsonl", [part])
+    tokenize(model, [tmp_path / "part.jsonl"], tmp_path / "codes")
+    assert problems(tmp_path / "codes", [part], tokenizer) == []
+    assert "name the input" in problems(tmp_path / "codes", None, tokenizer)[0]
+
+
+def test_audio_in_a_tar_is_encoded_again_with_the_tar(tokenizer, model, six_files, tmp_path):
+    with tarfile.open(tmp_path / "speech.tar", "w") as tar:
+        for path in sorted(six_files.glob("*.wav")):
+            tar.add(path, path.name)
+    tokenize(model, [tmp_path / "speech.tar"], tmp_path / "codes")
+    tokens = TokenSet(tmp_path / "codes")
+    assert verify_tokens(tokens, list_items([tmp_path / "speech.tar"]), tokenizer).problems == []
+    assert "is in a tar; name that as the input" in verify_tokens(tokens, None, tokenizer).problems[0]
+
+
+def test_another_model_is_refused(folder, tiny_tokenizer):
+    with pytest.raises(TokenError, match="codes of another model"):
+        problems(folder, None, tiny_tokenizer("transposed"))
