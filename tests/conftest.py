@@ -17,6 +17,7 @@ install_import_hook(
         "audiovq.bottlenecks",
         "audiovq.losses.reconstruction",
         "audiovq.models.autoencoder",
+        "audiovq.models.wavenet_decoder",
         "audiovq.models.prior",
     ],
     "beartype.beartype",

@@ -7,30 +7,32 @@ refused, with the nearest known one in the message.
 
 from __future__ import annotations
 
+from audiovq.config.bottlenecks import (
+    BottleneckConfig,
+    CategoricalConfig,
+    GaussianConfig,
+    GumbelConfig,
+    NoBottleneckConfig,
+    ReinforceConfig,
+    VariationalConfig,
+    VQConfig,
+)
+from audiovq.config.decoders import (
+    DecoderConfig,
+    ISTFTDecoderConfig,
+    SpeakerWaveNetConfig,
+    TransposedDecoderConfig,
+    WaveNetConfig,
+    WaveNetDecoderConfig,
+)
+from audiovq.config.encoders import ConvEncoderConfig, EncoderConfig, SpectralEncoderConfig
 from audiovq.config.experiments import (
     DataConfig,
     ExperimentConfig,
     LossConfig,
     TrainingConfig,
 )
-from audiovq.config.models import (
-    AutoencoderConfig,
-    BottleneckConfig,
-    CategoricalConfig,
-    DecoderConfig,
-    EncoderConfig,
-    GaussianConfig,
-    GumbelConfig,
-    ISTFTDecoderConfig,
-    NoBottleneckConfig,
-    ReinforceConfig,
-    SpeakerWaveNetConfig,
-    TransposedDecoderConfig,
-    VariationalConfig,
-    VQConfig,
-    WaveNetConfig,
-    WaveNetDecoderConfig,
-)
+from audiovq.config.models import AutoencoderConfig
 from audiovq.config.priors import (
     CodesConfig,
     PriorConfig,
@@ -40,12 +42,14 @@ from audiovq.config.reading import (
     load_config,
     parse_config,
 )
+from audiovq.config.schema import PartConfig
 
 __all__ = [
     "AutoencoderConfig",
     "BottleneckConfig",
     "CategoricalConfig",
     "CodesConfig",
+    "ConvEncoderConfig",
     "DataConfig",
     "DecoderConfig",
     "EncoderConfig",
@@ -55,10 +59,12 @@ __all__ = [
     "ISTFTDecoderConfig",
     "LossConfig",
     "NoBottleneckConfig",
+    "PartConfig",
     "PriorConfig",
     "PriorExperimentConfig",
     "ReinforceConfig",
     "SpeakerWaveNetConfig",
+    "SpectralEncoderConfig",
     "TrainingConfig",
     "TransposedDecoderConfig",
     "VQConfig",

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from audiovq.config.decoders import SpeakerWaveNetConfig
 from audiovq.config.experiments import TrainingConfig
-from audiovq.config.models import SpeakerWaveNetConfig
 from audiovq.config.schema import Probability, Schema
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from audiovq.batching import evenly_spread
 from audiovq.errors import AudioError, SpeakerError
 from audiovq.evaluation.metrics import METRICS, MetricError, Summary, measure, summarize
-from audiovq.tokens.statistics import CodeStatistics, code_statistics, count_codes
+from audiovq.tokens.statistics import CodeStatistics, code_statistics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
     from audiovq.models.tokenizer import AudioTokenizer
 
     Results = dict[str, float | MetricError]
-
-
-import math
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -109,6 +102,8 @@ def evaluate(
         AudioError: none of the utterances can be read.
         SpeakerError: the model is told who speaks, and does not know the speaker of an utterance.
     """
+    from audiovq.bottlenecks.base import count_codes
+
     check_speakers(tokenizer, utterances)
     rate = tokenizer.sample_rate
     rejected: dict[str, str] = {}
@@ -134,7 +129,8 @@ def evaluate(
         )
         scores.append(result)
         if codes is not None:
-            counts = count_codes(codes, tokenizer.codebook_size) + (0 if counts is None else counts)
+            found = count_codes(codes, tokenizer.codebook_size).cpu().numpy()
+            counts = found if counts is None else counts + found
         if utterance.id in kept:
             shown.append(Example(result, original, decoded, None if codes is None else codes[0].cpu()))
     statistics = None if counts is None else code_statistics(counts, tokenizer.frame_rate)

@@ -17,7 +17,6 @@ from audiovq.tokens import TokenizerInfo, TokenSet, code_counts
 if TYPE_CHECKING:
     from jaxtyping import Int64
     from matplotlib.axes import Axes
-    from torch import Tensor
 
 SHOWN_SPEAKERS = 20
 """Speakers in the table and by name in the picture, those with most audio."""
@@ -256,11 +255,6 @@ class CodeStatistics:
     empirical_bitrate: float
     """Bits a second with `entropy` bits a code: what an ideal coder needs that knows how frequent each code
     is, but nothing of its context. Like all entropies from counts, an underestimate while frames are few."""
-
-
-def count_codes(codes: Int64[Tensor, "1 books frames"], codebook_size: int) -> np.ndarray:
-    """How often each code occurs: int64 [Q, K]."""
-    return np.stack([np.bincount(row, minlength=codebook_size) for row in codes[0].cpu().numpy()])
 
 
 def code_statistics(counts: np.ndarray, frame_rate: float) -> CodeStatistics:

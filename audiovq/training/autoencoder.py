@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from audiovq.batching import evenly_spread, read_ahead
@@ -102,7 +102,7 @@ def validate_autoencoder(
     model.eval()
     sums: dict[str, Tensor] = {}
     codebook_size = model.bottleneck.codebook_size
-    counts = torch.zeros(codebook_size, device=accelerator.device)
+    counts = torch.zeros(model.bottleneck.num_codebooks, codebook_size, device=accelerator.device)
     # With more processes than utterances some take one again, with weight 0, so that all sum the same quantities.
     processes, rank = accelerator.num_processes, accelerator.process_index
     for number in range(rank, max(len(utterances), processes), processes):
@@ -114,7 +114,7 @@ def validate_autoencoder(
             output = model(wave, None if speakers is None else speakers.to(accelerator.device))
         reconstruction, terms = loss(output.prediction, wave)
         values = {"loss": reconstruction.mean(), **terms, "bottleneck": output.bottleneck.loss}
-        values |= {name: value for name, value in output.bottleneck.metrics.items() if name != "perplexity"}
+        values |= {name: v for name, v in output.bottleneck.metrics.items() if not name.startswith("perplexity")}
         for name, value in values.items():
             sums[name] = sums.get(name, 0) + weight * value.double()
         if output.bottleneck.codes is not None:
@@ -128,14 +128,20 @@ def validate_autoencoder(
         means["kl_bits_per_second"] = bits_per_second(means["kl"], config.frame_rate)
     if codebook_size:
         counts = sum_over_processes(counts)
-        means |= {
-            "perplexity": float(perplexity(counts)),
-            "codes_used": int((counts > 0).sum()),
-            "dead_codes": int((counts == 0).sum()),
-        }
+        means |= code_metrics(counts, model.bottleneck.codebook_sizes)
         if log is not None:
             log.code_histogram(step, counts)
     return means
+
+
+def code_metrics(counts: Float[Tensor, "books codes"], sizes: Sequence[int]) -> dict[str, float]:
+    """Perplexity, codes used and dead codes of each codebook; the names end in its number if there are several."""
+    metrics: dict[str, float] = {}
+    used = (counts > 0).sum(-1).tolist()
+    for book, (size, value) in enumerate(zip(sizes, perplexity(counts).tolist(), strict=True)):
+        end = f"_{book}" if len(sizes) > 1 else ""
+        metrics |= {f"perplexity{end}": value, f"codes_used{end}": used[book], f"dead_codes{end}": size - used[book]}
+    return metrics
 
 
 def with_speakers(config: ExperimentConfig, train: Sequence[Utterance], valid: Sequence[Utterance]) -> ExperimentConfig:

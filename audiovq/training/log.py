@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from audiovq.audio.signal import log_mel
@@ -50,15 +50,15 @@ class RunLog:
         mel = log_mel(wave, sample_rate)[0].flip(0)
         self._board.add_image(f"mel/{name}", _colour(mel.numpy()), step, dataformats="HWC")
 
-    def code_histogram(self, step: int, counts: Int[Tensor, " codes"]) -> None:
-        """Log how often each code occurs, most frequent first."""
-        ranked = np.sort(counts.cpu().numpy())[::-1]
-        height, width = 100, len(ranked)
-        bars = np.arange(height)[:, None] >= height * (1 - ranked[None] / max(1, ranked[0]))
-        picture = np.where(bars, 40, 255).astype(np.uint8)
-        self._board.add_image(
-            "codes/histogram", np.repeat(picture, max(1, 512 // width), axis=1), step, dataformats="HW"
-        )
+    def code_histogram(self, step: int, counts: Shaped[Tensor, "books codes"]) -> None:
+        """Log how often each code occurs, most frequent first, a picture a codebook."""
+        for book, ranked in enumerate(np.sort(counts.cpu().numpy())[:, ::-1]):
+            height, width = 100, len(ranked)
+            bars = np.arange(height)[:, None] >= height * (1 - ranked[None] / max(1, ranked[0]))
+            picture = np.where(bars, 40, 255).astype(np.uint8)
+            picture = np.repeat(picture, max(1, 512 // width), axis=1)
+            number = f"_{book}" if len(counts) > 1 else ""
+            self._board.add_image(f"codes/histogram{number}", picture, step, dataformats="HW")
 
     def close(self) -> None:
         self._file.close()

@@ -8,7 +8,6 @@ import pytest
 import soundfile
 import torch
 
-from audiovq.bottlenecks import build_bottleneck
 from audiovq.config import (
     ExperimentConfig,
     GaussianConfig,
@@ -51,7 +50,7 @@ def build(tiny_config, settings):
 
     def make(seed: int = 0):
         seed_everything("build", seed)
-        bottleneck = build_bottleneck(tiny_config().model_copy(update={"bottleneck": settings}))
+        bottleneck = settings.build(tiny_config().model_copy(update={"bottleneck": settings}))
         train_step(bottleneck, torch.randn(4, DIM, 25), step=seed)
         return bottleneck
 
@@ -116,7 +115,10 @@ def test_encode_and_decode_agree_with_evaluation(build, settings, z):
                 call(argument)
     else:
         assert len(output.codes.unique()) > 1
-        assert torch.equal(bottleneck.encode(z), output.codes)
+        codes, margin = bottleneck.encode(z)
+        assert torch.equal(codes, output.codes)
+        assert margin.shape == (BATCH, FRAMES)
+        assert (margin > 0).all()
         torch.testing.assert_close(bottleneck.decode(output.codes), output.latents)
 
 

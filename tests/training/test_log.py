@@ -69,7 +69,7 @@ def test_tensorboard_holds_audio_with_its_picture_and_the_histogram(tmp_path):
     wave = torch.sin(torch.arange(4000) * 0.3)[None] * 1.5
     log = RunLog(tmp_path)
     log.audio(7, "u1/original", wave, 8000)
-    log.code_histogram(7, torch.tensor([0, 6, 2, 4]))
+    log.code_histogram(7, torch.tensor([[0, 6, 2, 4]]))
     log.close()
     board = read_board(tmp_path)
 

@@ -21,12 +21,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiovq.batching import evenly_spread, read_ahead
-from audiovq.bottlenecks import build_bottleneck
 from audiovq.config import ExperimentConfig
 from audiovq.data.crops import CropSampler
 from audiovq.data.manifest import read_manifest
 from audiovq.devices import seed_everything
-from audiovq.nn.conv import CausalConv1d, CausalConvTranspose1d, CausalSequential, Encoder, ResidualUnit, activate
+from audiovq.nn.conv import CausalConv1d, CausalConvTranspose1d, CausalSequential, ResidualUnit, activate
 from audiovq.training.log import RunLog
 from audiovq.training.loop import Task, fit
 
@@ -45,8 +44,8 @@ class ContextModel(nn.Module):
     def __init__(self, config: ExperimentConfig, units: int):
         super().__init__()
         self.hop_length = config.hop_length
-        self.encoder = Encoder(config.encoder, config.latent_dim)
-        self.bottleneck = build_bottleneck(config)
+        self.encoder = config.encoder.build(config)
+        self.bottleneck = config.bottleneck.build(config)
         self.upsample = CausalConvTranspose1d(config.latent_dim, CHANNELS, config.hop_length)
         self.past = CausalConv1d(1, CHANNELS, KERNEL) if units else None
         self.units = CausalSequential(
