@@ -26,6 +26,7 @@ def choose(
     weight: Float[Tensor, "codes dim"],
     bias: Float[Tensor, " codes"],
     latent_weight: Float[Tensor, "codes latent_dim"],
+    scale: Float[Tensor, "batch frames"] | None = None,
 ) -> tuple[Int[Tensor, "batch frames"], Float[Tensor, "batch frames"]]:
     """Codes argmax_k (w_k . u + b_k) of features u, and their margins.
 
@@ -37,10 +38,11 @@ def choose(
         z: latents.
         features: an affine function of the latents.
         latent_weight: gradients v_k of the scores with respect to a latent.
+        scale: length in units of which margins count as small; None: that of `z`.
     """
     u = features.mT.flatten(0, 1)
     finfo = torch.finfo(z.dtype)
-    small = SMALL * finfo.eps * z.norm(dim=1).flatten()
+    small = SMALL * finfo.eps * (z.norm(dim=1) if scale is None else scale).flatten()
     rounding = SCORE_ERROR * finfo.eps * (u.norm(dim=-1) * weight.norm(dim=-1).max() + bias.abs().max())
     # No difference of weights is longer than this.
     longest = (2 * latent_weight.norm(dim=-1).max()).clamp(min=finfo.tiny)

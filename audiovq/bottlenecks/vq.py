@@ -97,8 +97,14 @@ class VectorQuantizer(Bottleneck):
     def encode(
         self, z: Float[Tensor, "batch dim frames"], num_codebooks: int | None = None
     ) -> tuple[Int[Tensor, "batch 1 frames"], Float[Tensor, "batch frames"]]:
+        codes, margin = self.choose(z, None)
+        return codes[:, None], margin
+
+    def choose(
+        self, z: Float[Tensor, "batch dim frames"], scale: Float[Tensor, "batch frames"] | None
+    ) -> tuple[Int[Tensor, "batch frames"], Float[Tensor, "batch frames"]]:
         """By || e ||^2 - 2 z_e.e, since || z_e ||^2 is the same for all codes. With `normalize` all || e ||^2 are, too,
-        and the length of z_e does not matter."""
+        and the length of z_e does not matter. `scale` is that of `audiovq.bottlenecks.choice.choose`."""
         codes, features = self.codes(), self.project_in(z.mT).mT
         bias, weight = -0.5 * codes.square().sum(-1), codes
         if self.config.normalize:
@@ -106,8 +112,7 @@ class VectorQuantizer(Bottleneck):
             weight = codes * self.batch_norm.scale()
         if isinstance(self.project_in, nn.Linear):
             weight = weight @ self.project_in.weight
-        chosen, margin = choose(z, features, codes, bias, weight)
-        return chosen[:, None], margin
+        return choose(z, features, codes, bias, weight, scale)
 
     def decode(self, codes: Int[Tensor, "batch 1 frames"]) -> Float[Tensor, "batch dim frames"]:
         return self.project_out(F.embedding(codes[:, 0], self.codes())).mT

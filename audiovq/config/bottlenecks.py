@@ -8,14 +8,13 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from audiovq.config.schema import PartConfig, Probability, Weight
 
+CodebookSize = Annotated[int, Field(ge=2, le=65536)]
+"""Number of codes K; at most 65536, so that a code fits into 16 bits."""
 
-class VQConfig(PartConfig):
-    """Vector quantization with one codebook (van den Oord et al., 2017)."""
 
-    implementation: ClassVar[str] = "audiovq.bottlenecks.vq:VectorQuantizer"
-    type: Literal["vq"] = "vq"
-    codebook_size: Annotated[int, Field(ge=2, le=65536)] = 1024
-    """Number of codes K; at most 65536, so that a code fits into 16 bits."""
+class QuantizerConfig(PartConfig):
+    """What the bottlenecks that look up codes in codebooks share."""
+
     code_dim: PositiveInt | None = 8
     """Dimension in which codes are compared; latents are projected down to it and back. None: no projection."""
     normalize: bool = True
@@ -30,6 +29,40 @@ class VQConfig(PartConfig):
     """First codebook, from the first training batch: k-means centres, or latents drawn at random."""
     revive_below: Weight = 0.1
     """A code whose moving average of assignments a step falls below this is placed on a random latent. 0: never."""
+
+
+class VQConfig(QuantizerConfig):
+    """Vector quantization with one codebook (van den Oord et al., 2017)."""
+
+    implementation: ClassVar[str] = "audiovq.bottlenecks.vq:VectorQuantizer"
+    type: Literal["vq"] = "vq"
+    codebook_size: CodebookSize = 1024
+    """Number of codes K."""
+
+
+class ResidualConfig(QuantizerConfig):
+    """Residual vector quantization: each codebook quantizes what those before it leave (Zeghidour et al., 2021)."""
+
+    implementation: ClassVar[str] = "audiovq.bottlenecks.residual:ResidualQuantizer"
+    type: Literal["residual"] = "residual"
+    num_codebooks: Annotated[int, Field(ge=1, le=64)] = 4
+    """Number of codebooks Q."""
+    codebook_size: CodebookSize | list[CodebookSize] = 1024
+    """Number of codes K: one for all codebooks, or one for each."""
+    dropout: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the items of a training batch of which the decoder sees a random number of codebooks, the first ones."""
+
+    @property
+    def codebook_sizes(self) -> list[int]:
+        """Number of codes of each codebook."""
+        size = self.codebook_size
+        return size if isinstance(size, list) else [size] * self.num_codebooks
+
+    @model_validator(mode="after")
+    def _a_size_for_each(self) -> ResidualConfig:
+        if len(self.codebook_sizes) != self.num_codebooks:
+            raise ValueError(f"codebook_size: expected {self.num_codebooks} sizes, found {len(self.codebook_sizes)}")
+        return self
 
 
 class VariationalConfig(PartConfig):
@@ -55,8 +88,8 @@ class GaussianConfig(VariationalConfig):
 class CategoricalConfig(VariationalConfig):
     """What the bottlenecks with a categorical posterior over K codes share."""
 
-    codebook_size: Annotated[int, Field(ge=2, le=65536)] = 1024
-    """Number of codes K; at most 65536, so that a code fits into 16 bits."""
+    codebook_size: CodebookSize = 1024
+    """Number of codes K."""
 
 
 class GumbelConfig(CategoricalConfig):
@@ -102,5 +135,6 @@ class NoBottleneckConfig(PartConfig):
 
 
 BottleneckConfig = Annotated[
-    VQConfig | GaussianConfig | GumbelConfig | ReinforceConfig | NoBottleneckConfig, Field(discriminator="type")
+    VQConfig | ResidualConfig | GaussianConfig | GumbelConfig | ReinforceConfig | NoBottleneckConfig,
+    Field(discriminator="type"),
 ]

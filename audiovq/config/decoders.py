@@ -60,6 +60,32 @@ class ISTFTDecoderConfig(PartConfig):
             raise ValueError(f"decoder.subframes: {self.subframes} does not divide the hop length {config.hop_length}")
 
 
+class SourceDecoderConfig(PartConfig):
+    """ConvNeXt-like blocks at the frame rate, then harmonic pulses and noise that are filtered as spectra."""
+
+    implementation: ClassVar[str] = "audiovq.nn.source:SourceDecoder"
+    type: Literal["source"] = "source"
+    dim: PositiveInt = 320
+    """Channels of the blocks."""
+    layers: PositiveInt = 8
+    """Number of blocks."""
+    kernel_size: PositiveInt = 7
+    """Kernel of the depthwise convolution of a block."""
+    expansion: PositiveInt = 3
+    """Width of a block's hidden layer, as a multiple of `dim`."""
+    subframes: PositiveInt = 4
+    """Hops of the source in a frame, each with filters of its own."""
+    overlap: Annotated[int, Field(ge=3)] = 4
+    """FFT size and window length, as a multiple of the source's hop."""
+    look_ahead: NonNegativeInt = 1
+    """Frames behind its own that a sample sees, too."""
+
+    def check(self, config: AutoencoderConfig) -> None:
+        """Raise `ValueError` if the decoder does not fit the rest of the model."""
+        if config.hop_length % self.subframes:
+            raise ValueError(f"decoder.subframes: {self.subframes} does not divide the hop length {config.hop_length}")
+
+
 class WaveNetConfig(Schema):
     """A causal dilated stack with gated units (van den Oord et al., 2016)."""
 
@@ -131,5 +157,6 @@ class WaveNetDecoderConfig(SpeakerWaveNetConfig, PartConfig):
 
 
 DecoderConfig = Annotated[
-    TransposedDecoderConfig | ISTFTDecoderConfig | WaveNetDecoderConfig, Field(discriminator="type")
+    TransposedDecoderConfig | ISTFTDecoderConfig | SourceDecoderConfig | WaveNetDecoderConfig,
+    Field(discriminator="type"),
 ]

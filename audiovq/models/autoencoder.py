@@ -38,12 +38,16 @@ class Autoencoder(nn.Module):
         self.decoder: Decoder = config.decoder.build(config)
 
     def forward(
-        self, wave: Float[Tensor, "batch 1 time"], speaker: Int[Tensor, " batch"] | None = None
+        self,
+        wave: Float[Tensor, "batch 1 time"],
+        speaker: Int[Tensor, " batch"] | None = None,
+        f0: Float[Tensor, "batch hops"] | None = None,
     ) -> AutoencoderOutput:
         """Reconstruct a batch; the output is as long as the input.
 
         Args:
             speaker: numbers of the speakers in `config.speakers`, for a decoder that is told who speaks.
+            f0: true pitch in Hz, for a decoder that starts from a source.
         """
         latents = self.encode(wave)
         # Distances and usage statistics need float32 whatever the networks compute in.
@@ -52,10 +56,16 @@ class Autoencoder(nn.Module):
         samples, length = bottleneck.samples, wave.shape[-1]
         wave = self.whole_frames(wave).repeat(samples, 1, 1)
         speaker = speaker.repeat(samples) if speaker is not None else None
-        output = self.decoder.reconstruct(F.pad(bottleneck.latents, (0, self.look_ahead)), wave, speaker)
+        f0 = f0.repeat(samples, 1) if f0 is not None else None
+        output = self.decoder.reconstruct(F.pad(bottleneck.latents, (0, self.look_ahead)), wave, speaker, f0)
         start = self.look_ahead * self.hop_length
         logits = None if output.logits is None else output.logits[..., :length]
-        return AutoencoderOutput(wave=output.wave[..., start : start + length], logits=logits, bottleneck=bottleneck)
+        return AutoencoderOutput(
+            wave=output.wave[..., start : start + length],
+            logits=logits,
+            terms=output.terms,
+            bottleneck=bottleneck,
+        )
 
     def encode(self, wave: Float[Tensor, "batch 1 time"]) -> Float[Tensor, "batch dim frames"]:
         """Latents of ceil(T / hop_length) frames; the last one sees zeros where the signal has ended."""

@@ -63,6 +63,7 @@ class WaveNetDecoder(Decoder):
         latents: Float[Tensor, "batch dim frames"],
         wave: Float[Tensor, "batch 1 time"],
         speaker: Int[Tensor, " batch"] | None = None,
+        f0: Float[Tensor, "batch hops"] | None = None,
     ) -> DecoderOutput:
         logits = self(latents, mu_law_encode(wave).squeeze(1), speaker)
         return DecoderOutput(mu_law_decode(logits.argmax(1))[:, None], logits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ class DecoderOutput:
     the true samples before it, which tells what the network has learnt but is no reconstruction from the latents."""
     logits: Float[Tensor, "batch classes time"] | None = None
     """Of each sample's mu-law class given the true samples before it, if the decoder predicts classes."""
+    terms: dict[str, Float[Tensor, " batch"]] = field(default_factory=dict)
+    """Losses of each item that belong to the decoder alone, such as that of the pitch."""
 
     @property
     def prediction(self) -> Tensor:
@@ -39,11 +41,13 @@ class Decoder(nn.Module):
         latents: Float[Tensor, "batch dim frames"],
         wave: Float[Tensor, "batch 1 time"],
         speaker: Int[Tensor, " batch"] | None = None,
+        f0: Float[Tensor, "batch hops"] | None = None,
     ) -> DecoderOutput:
         """What training compares with the true waveform of whole frames.
 
         Args:
             speaker: numbers of the speakers, for a decoder that is told who speaks.
+            f0: true pitch in Hz, for a decoder that starts from a source.
         """
         return DecoderOutput(self(latents).float())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
@@ -15,9 +17,17 @@ class Stream:
     """
 
     def __init__(self) -> None:
-        self._contexts: dict[nn.Module, Tensor] = {}
+        self._contexts: dict[Hashable, Tensor] = {}
 
-    def extend(self, layer: nn.Module, x: Shaped[Tensor, "*batch time"], length: int) -> Shaped[Tensor, "*batch time2"]:
+    def recall(self, key: Hashable, default: Tensor) -> Tensor:
+        """What was kept last under a key, or the default."""
+        return self._contexts.get(key, default)
+
+    def keep(self, key: Hashable, value: Tensor) -> None:
+        """Keep a value for the next piece."""
+        self._contexts[key] = value
+
+    def extend(self, layer: Hashable, x: Shaped[Tensor, "*batch time"], length: int) -> Shaped[Tensor, "*batch time2"]:
         """`x` behind the last `length` steps that `layer` saw (zeros at the start): [..., length + T]."""
         context = self._contexts.get(layer)
         if context is None:
@@ -29,9 +39,13 @@ class Stream:
 
 
 def extend_left(
-    layer: nn.Module, x: Shaped[Tensor, "*batch time"], length: int, stream: Stream | None
+    layer: Hashable, x: Shaped[Tensor, "*batch time"], length: int, stream: Stream | None
 ) -> Shaped[Tensor, "*batch time2"]:
-    """`x` with `length` steps of left context: from the stream, or zeros when the signal comes in one piece."""
+    """`x` with `length` steps of left context: from the stream, or zeros when the signal comes in one piece.
+
+    Args:
+        layer: what the context belongs to; a module, or a module and a name if it has several.
+    """
     if stream is None:
         return nn.functional.pad(x, (length, 0))
     return stream.extend(layer, x, length)
