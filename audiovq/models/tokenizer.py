@@ -241,9 +241,10 @@ class AudioTokenizer:
             if units:
                 codes.append(stream(waiting[..., :units]))
                 waiting = waiting[..., units:]
-        rest = waiting.shape[-1] + self.model.delay.look_ahead
+        # Zeros up to a whole unit behind all that the last frame sees: they change nothing that is kept.
+        seen = self.num_frames(samples) * self.hop_length + self.model.delay.look_ahead
+        rest = seen - (samples - waiting.shape[-1])
         if rest:
-            # Zeros up to a whole unit: they change nothing that is kept.
             codes.append(stream(F.pad(waiting, (0, -(-rest // unit) * unit - waiting.shape[-1]))))
         return torch.cat(codes, dim=-1)[..., : self.num_frames(samples)]
 

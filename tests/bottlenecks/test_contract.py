@@ -14,6 +14,7 @@ from audiovq.config import (
     GumbelConfig,
     NoBottleneckConfig,
     ReinforceConfig,
+    ResidualConfig,
     VQConfig,
     load_config,
 )
@@ -27,6 +28,8 @@ K = 16
 SETTINGS = {
     "vq": VQConfig(codebook_size=K, code_dim=4),
     "vq-ema": VQConfig(codebook_size=K, code_dim=None, update="ema"),
+    "residual": ResidualConfig(codebook_size=K, code_dim=4, num_codebooks=3),
+    "residual-ema": ResidualConfig(codebook_size=K, code_dim=None, num_codebooks=2, update="ema", dropout=0),
     "gaussian": GaussianConfig(code_dim=4, kl_warmup_steps=10),
     "gaussian-plain": GaussianConfig(code_dim=None, free_nats=0.1),
     "gumbel": GumbelConfig(codebook_size=K, anneal_steps=10),
@@ -99,11 +102,12 @@ def test_codes_are_integers_below_the_codebook_size(build, settings, training, z
         assert output.codes is None
         assert (bottleneck.num_codebooks, bottleneck.codebook_size) == (0, 0)
     else:
-        assert output.codes.shape == (output.samples * BATCH, 1, FRAMES)
+        books = getattr(settings, "num_codebooks", 1)
+        assert output.codes.shape == (output.samples * BATCH, books, FRAMES)
         assert output.codes.dtype == torch.int64
         assert output.codes.min() >= 0
         assert output.codes.max() < K
-        assert (bottleneck.num_codebooks, bottleneck.codebook_size) == (1, K)
+        assert bottleneck.codebook_sizes == books * (K,)
 
 
 def test_encode_and_decode_agree_with_evaluation(build, settings, z):
