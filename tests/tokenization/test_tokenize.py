@@ -143,7 +143,7 @@ def test_an_utterance_longer_than_a_batch_is_read_piece_by_piece(
     monkeypatch.setattr(AudioSource, "blocks", lambda *given: sizes.append(given[2]) or original(*given))
     items = [Item.of(utterance) for utterance in utterances]
     (encoded,) = encode_units(tokenizer, [Unit("part", items)], Settings(batch_seconds))
-    assert sizes == [8000] * sum(utterance.duration > longest for utterance in utterances)
+    assert sizes == [10240] * sum(utterance.duration > longest for utterance in utterances)
     assert_codes_are_those_of_single_encoding(tokenizer, utterances, encoded.rows)
 
 
