@@ -60,7 +60,7 @@ SPEECH = Path(__file__).parents[1] / "recipes" / "mini" / "data"
 ENCODERS = {
     "conv": {"channels": [4, 6, 8], "strides": [4, 5], "dilations": [[], [1], [1, 3]]},
     "spectral": {
-        **{"type": "spectral", "hop_length": 20, "spectra": 2, "window": 32, "bands": 6},
+        **{"type": "spectral", "hop_length": 20, "spectra": 2, "window": 32, "bands": 6, "low_bins": 4},
         **{"dim": 8, "layers": 2, "kernel_size": 3},
     },
 }

@@ -62,6 +62,9 @@ class SpectralEncoderConfig(PartConfig):
     """Window of a spectrum in samples."""
     bands: PositiveInt = 100
     """Mel bands of a spectrum."""
+    low_bins: NonNegativeInt = 0
+    """Bins from 0 Hz up of a second spectrum, that of a window of twice the length: low voices' harmonics are narrower
+    than mel bands, and a decoder that starts from a source has to know the pitch exactly. 0: there is none."""
     dim: PositiveInt = 256
     """Channels of the blocks."""
     layers: PositiveInt = 6

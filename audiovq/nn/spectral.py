@@ -14,39 +14,57 @@ from audiovq.nn.convnext import ConvNeXtBlock
 from audiovq.nn.stream import Stream, extend_left
 
 FLOOR = 1e-5
-"""Mel magnitudes below this count as this, before the logarithm is taken."""
+"""Magnitudes below this count as this, before the logarithm is taken."""
 CENTRE, SPREAD = -5.0, 2.5
-"""About the mean and the standard deviation of log-mel magnitudes of speech."""
+"""About the mean and the standard deviation of log magnitudes of speech."""
 
 
-class LogMel(nn.Module):
-    """Log-mel magnitudes of windows that end where their hop ends; causal, and a strided convolution that is fixed.
+class LogSpectrum(nn.Module):
+    """Log magnitudes of Hann windows that end where their hop ends; causal, and a strided convolution that is fixed.
 
-    The window is a Hann window; mel bands are Slaney's, with his area normalisation. In evaluation it computes in
-    double precision, since a logarithm of what is quiet beside something loud would keep little of float32.
+    In evaluation it computes in double precision, since a logarithm of what is quiet beside something loud would keep
+    little of float32.
+
+    Args:
+        bank: what is summed of the FFT's bins, [fft_size // 2 + 1, bands].
 
     Shape:
         input [B, 1, N * hop]; output [B, bands, N].
     """
 
     window: Tensor
-    bands: Tensor
+    bank: Tensor
 
-    def __init__(self, sample_rate: int, window: int, hop: int, bands: int):
+    def __init__(self, window: int, hop: int, bank: Float[Tensor, "bins bands"]):
         super().__init__()
-        self.hop = hop
-        self.fft_size = 2 ** (window - 1).bit_length()
-        bank = melscale_fbanks(self.fft_size // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate, "slaney", "slaney")
+        self.hop, self.fft_size = hop, 2 * (len(bank) - 1)
         self.register_buffer("window", torch.hann_window(window), persistent=False)
-        self.register_buffer("bands", bank, persistent=False)
+        self.register_buffer("bank", bank, persistent=False)
 
     def forward(
         self, wave: Float[Tensor, "batch 1 time"], stream: Stream | None = None
     ) -> Float[Tensor, "batch bands spectra"]:
+        wave = wave if self.training else wave.double()
         padded = extend_left(self, wave[:, 0], len(self.window) - self.hop, stream)
         pieces = padded.unfold(-1, len(self.window), self.hop) * self.window
         magnitude = torch.fft.rfft(pieces, self.fft_size).abs()
-        return (magnitude @ self.bands.to(magnitude)).clamp(min=FLOOR).log().mT
+        return (magnitude @ self.bank.to(magnitude)).clamp(min=FLOOR).log().mT
+
+
+def log_mel_spectrum(sample_rate: int, window: int, hop: int, bands: int) -> LogSpectrum:
+    """A spectrum in Slaney's mel bands, with his area normalisation."""
+    bins = fft_size(window) // 2 + 1
+    return LogSpectrum(window, hop, melscale_fbanks(bins, 0.0, sample_rate / 2, bands, sample_rate, "slaney", "slaney"))
+
+
+def low_spectrum(window: int, hop: int, bins: int) -> LogSpectrum:
+    """The first bins of a spectrum, in units in which those of speech are about as large as mel bands."""
+    return LogSpectrum(window, hop, torch.eye(fft_size(window) // 2 + 1, bins) / 16)
+
+
+def fft_size(window: int) -> int:
+    """The next power of two."""
+    return 2 ** (window - 1).bit_length()
 
 
 class SpectralEncoder(nn.Module):
@@ -64,8 +82,11 @@ class SpectralEncoder(nn.Module):
     def __init__(self, config: SpectralEncoderConfig, latent_dim: int, sample_rate: int):
         super().__init__()
         self.config = config
-        self.mel = LogMel(sample_rate, config.window, config.hop_length // config.spectra, config.bands)
-        self.input = CausalConv1d(config.spectra * config.bands, config.dim, 1)
+        hop = config.hop_length // config.spectra
+        self.spectra = nn.ModuleList([log_mel_spectrum(sample_rate, config.window, hop, config.bands)])
+        if config.low_bins:
+            self.spectra.append(low_spectrum(2 * config.window, hop, config.low_bins))
+        self.input = CausalConv1d(config.spectra * (config.bands + config.low_bins), config.dim, 1)
         self.input_norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.blocks = nn.ModuleList(
             ConvNeXtBlock(config.dim, config.kernel_size, config.expansion, scale=1 / config.layers)
@@ -79,15 +100,16 @@ class SpectralEncoder(nn.Module):
         """Samples that a frame depends on: its own and those before it."""
         frames = 1 + self.config.layers * (self.config.kernel_size - 1)
         hop = self.config.hop_length // self.config.spectra
-        return frames * self.config.hop_length + max(0, self.config.window - hop)
+        window = self.config.window * (2 if self.config.low_bins else 1)
+        return frames * self.config.hop_length + max(0, window - hop)
 
     def forward(
         self, wave: Float[Tensor, "batch 1 time"], stream: Stream | None = None
     ) -> Float[Tensor, "batch dim frames"]:
         with torch.autocast(wave.device.type, enabled=False):
-            mel = self.mel(wave if self.training else wave.double(), stream)
-            mel = ((mel - CENTRE) / SPREAD).to(self.input.weight.dtype)
-        x = rearrange(mel, "b band (f s) -> b (s band) f", s=self.config.spectra)
+            levels = torch.cat([spectrum(wave, stream) for spectrum in self.spectra], 1)
+            levels = ((levels - CENTRE) / SPREAD).to(self.input.weight.dtype)
+        x = rearrange(levels, "b band (f s) -> b (s band) f", s=self.config.spectra)
         x = self.input_norm(self.input(x).mT).mT
         for block in self.blocks:
             x = block(x, stream)
