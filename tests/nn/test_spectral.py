@@ -44,13 +44,8 @@ def test_evaluation_is_in_double_precision(mini_speech):
 
 @pytest.mark.parametrize("low_bins", [0, 4])
 def test_the_receptive_field_is_what_a_frame_depends_on(low_bins):
-    encoder = SpectralEncoder(
-        SpectralEncoderConfig(
-            hop_length=20, spectra=2, window=32, bands=6, low_bins=low_bins, dim=8, layers=2, kernel_size=3
-        ),
-        4,
-        16000,
-    ).double()
+    settings = {"hop_length": 20, "spectra": 2, "window": 32, "bands": 6, "low_bins": low_bins}
+    encoder = SpectralEncoder(SpectralEncoderConfig(dim=8, layers=2, kernel_size=3, **settings), 4, 16000).double()
     wave = torch.randn(1, 1, 40 * 20, dtype=torch.float64, requires_grad=True)
     encoder.eval()(wave)[0, :, -1].square().sum().backward()
     seen = wave.grad[0, 0].nonzero().flatten()
