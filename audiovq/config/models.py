@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from audiovq.config.schema import Probability, Schema, Weight
+from audiovq.config.schema import Layers, PositiveFloat, PositiveInt, Probability, SampleRate, Schema, Size, Weight
+from audiovq.text import shown
 
 
 class EncoderConfig(Schema):
     """Causal strided convolutions: an input convolution, then residual units and one strided convolution a stage."""
 
-    channels: list[PositiveInt] = Field(min_length=1)
+    channels: list[Size] = Field(min_length=1)
     """Channels at each rate, from the sample rate down to the frame rate: one more than strides."""
-    strides: list[PositiveInt]
+    strides: list[Size]
     """Stride of each stage; their product is the hop length in samples. A strided kernel spans two strides."""
-    dilations: list[list[PositiveInt]]
+    dilations: list[list[Size]]
     """Dilations of the residual units at each rate, from the sample rate down: one list for each of `channels`."""
-    kernel_size: PositiveInt = 3
+    kernel_size: Size = 3
     """Kernel of the dilated convolution in a residual unit."""
-    input_kernel_size: PositiveInt = 7
+    input_kernel_size: Size = 7
     """Kernel of the first convolution, which sees the waveform."""
 
     @model_validator(mode="after")
@@ -39,11 +40,11 @@ class TransposedDecoderConfig(Schema):
     """Mirrored encoder: residual units and one transposed convolution a stage, strides as the encoder's, reversed."""
 
     type: Literal["transposed"] = "transposed"
-    channels: list[PositiveInt] = Field(min_length=1)
+    channels: list[Size] = Field(min_length=1)
     """Channels at each rate, from the frame rate up to the sample rate."""
-    dilations: list[list[PositiveInt]]
+    dilations: list[list[Size]]
     """Dilations of the residual units at each rate, from the frame rate up."""
-    kernel_size: PositiveInt = 3
+    kernel_size: Size = 3
     """Kernel of the dilated convolution in a residual unit."""
 
 
@@ -51,32 +52,32 @@ class ISTFTDecoderConfig(Schema):
     """ConvNeXt-like blocks at the frame rate and an inverse STFT head (Vocos; Siuzdak, 2023), causal."""
 
     type: Literal["istft"] = "istft"
-    dim: PositiveInt = 384
+    dim: Size = 384
     """Channels of the blocks."""
-    layers: PositiveInt = 8
+    layers: Layers = 8
     """Number of blocks."""
-    kernel_size: PositiveInt = 7
+    kernel_size: Size = 7
     """Kernel of the depthwise convolution of a block."""
-    expansion: PositiveInt = 3
+    expansion: Size = 3
     """Width of a block's hidden layer, as a multiple of `dim`."""
-    subframes: PositiveInt = 4
+    subframes: Size = 4
     """Spectral frames that one code frame emits; the STFT's hop is hop_length / subframes."""
-    overlap: Annotated[int, Field(ge=2)] = 4
+    overlap: Annotated[Size, Field(ge=2)] = 4
     """FFT size and window length, as a multiple of the STFT's hop."""
 
 
 class WaveNetConfig(Schema):
     """A causal dilated stack with gated units (van den Oord et al., 2016)."""
 
-    layers: PositiveInt = 20
+    layers: Layers = 20
     """Number of dilated convolutions."""
-    cycle: PositiveInt = 10
+    cycle: Annotated[int, Field(gt=0, le=20)] = 10
     """Layers after which dilations start again from 1; they double from layer to layer."""
-    kernel_size: Annotated[int, Field(ge=2)] = 2
+    kernel_size: Annotated[Size, Field(ge=2)] = 2
     """Kernel of a dilated convolution."""
-    residual_channels: PositiveInt = 256
+    residual_channels: Size = 256
     """Channels that pass from layer to layer; a layer has as many gated units."""
-    skip_channels: PositiveInt = 256
+    skip_channels: Size = 256
     """Channels of the sum over layers from which the output is computed."""
     dropout: Probability = 0.0
     """Share of the channels that a layer's input loses in training."""
@@ -95,7 +96,7 @@ class WaveNetConfig(Schema):
 class SpeakerWaveNetConfig(WaveNetConfig):
     """A WaveNet that may be told who speaks."""
 
-    speaker_dim: Annotated[int, Field(ge=0)] = 0
+    speaker_dim: Annotated[int, Field(ge=0, le=2**20)] = 0
     """Dimension of the speakers' embeddings. 0: the network is not told who speaks."""
     speakers: list[str] = Field(default=[])
     """The speakers that the network knows. Empty: those of the training data, filled in when training starts."""
@@ -116,15 +117,15 @@ class WaveNetDecoderConfig(SpeakerWaveNetConfig):
     """
 
     type: Literal["wavenet"] = "wavenet"
-    layers: PositiveInt = 30
+    layers: Layers = 30
     """Number of dilated convolutions."""
-    residual_channels: PositiveInt = 64
+    residual_channels: Size = 64
     """Channels that pass from layer to layer; a layer has as many gated units."""
-    skip_channels: PositiveInt = 128
+    skip_channels: Size = 128
     """Channels of the sum over layers from which the output is computed."""
-    condition_channels: PositiveInt = 128
+    condition_channels: Size = 128
     """Channels of the convolution over the latents whose output conditions all layers."""
-    condition_kernel_size: PositiveInt = 3
+    condition_kernel_size: Size = 3
     """Kernel of that convolution, in frames."""
     jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Probability that a latent is replaced by the one before it in training; by the one after it, as much again."""
@@ -141,7 +142,7 @@ class VQConfig(Schema):
     type: Literal["vq"] = "vq"
     codebook_size: Annotated[int, Field(ge=2, le=65536)] = 1024
     """Number of codes K; at most 65536, so that a code fits into 16 bits."""
-    code_dim: PositiveInt | None = 8
+    code_dim: Size | None = 8
     """Dimension in which codes are compared; latents are projected down to it and back. None: no projection."""
     normalize: bool = True
     """Compare l2-normalised latents with l2-normalised codes."""
@@ -170,7 +171,7 @@ class GaussianConfig(VariationalConfig):
     """Gaussian posterior with diagonal covariance, reparameterised (Kingma & Welling, 2014)."""
 
     type: Literal["gaussian"] = "gaussian"
-    code_dim: PositiveInt | None = 8
+    code_dim: Size | None = 8
     """Dimension of z; latents are projected to its mean and variance, and z back. None: that of the latents."""
     free_nats: Weight = 0.0
     """KL divergence in nats per frame that each dimension has for free (free bits; Kingma et al., 2016)."""
@@ -230,9 +231,9 @@ BottleneckConfig = Annotated[
 class AutoencoderConfig(Schema):
     """All that is needed to build a tokenizer's network."""
 
-    sample_rate: PositiveInt
+    sample_rate: SampleRate
     """Rate of the waveforms in Hz."""
-    latent_dim: PositiveInt = 128
+    latent_dim: Size = 128
     """Channels D of the latents between encoder, bottleneck and decoder."""
     encoder: EncoderConfig
     bottleneck: BottleneckConfig = VQConfig()
@@ -255,6 +256,10 @@ class AutoencoderConfig(Schema):
 
     @model_validator(mode="after")
     def _decoder_fits_the_encoder(self) -> AutoencoderConfig:
+        if self.hop_length > self.sample_rate:
+            raise ValueError(
+                f"encoder.strides: a frame of at most a second is expected, found {shown(self.hop_length)} samples"
+            )
         if isinstance(self.decoder, TransposedDecoderConfig):
             rates = len(self.encoder.strides) + 1
             if len(self.decoder.channels) != rates or len(self.decoder.dilations) != rates:
