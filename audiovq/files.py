@@ -155,7 +155,7 @@ def write_json(path: str | Path, data: Any) -> None:
     write_text(path, text.encode("utf-8", "backslashreplace").decode() + "\n")
 
 
-def read_json(path: str | Path, most: int = 1 << 26) -> Any:
+def read_json(path: str | Path, most: int = 1 << 24) -> Any:
     """Read a JSON file of at most `most` bytes strictly.
 
     Raises:

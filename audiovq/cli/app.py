@@ -10,7 +10,7 @@ import errno
 import re
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,7 +35,7 @@ for group in (prepare, train, files, evaluate, tokenize, prior):
     app.add_typer(group.app)
 app.add_typer(tokens.app, name="tokens")
 
-UsageError = typer.BadParameter.__mro__[1]
+UsageError: Any = typer.BadParameter.__mro__[1]
 """What is wrong with a command line; Typer does not export it."""
 MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 """Errors of the operating system that come in the middle of a job and are no mistake in the call."""
@@ -69,15 +69,19 @@ def _report(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         return 130
     if isinstance(error, UsageError):
-        error.message = "\n".join(map(printable, error.message.split("\n")))
-        error.show()
-        return 2
+        return _show_usage(error)
     line, code = _explain(error)
     if line is None:
         traceback.print_exception(error)
     else:
         print(f"audiovq: {printable(line)}", file=sys.stderr)
     return code
+
+
+def _show_usage(error: Any) -> int:
+    error.message = "\n".join(map(printable, error.message.split("\n")))
+    error.show()
+    return 2
 
 
 def _explain(error: BaseException) -> tuple[str | None, int]:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from audiovq.config.experiments import ExperimentConfig
 from audiovq.errors import ConfigError
-from audiovq.text import shown
+from audiovq.text import printable, shown
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -136,7 +136,9 @@ def _apply_override(data: dict[str, Any], override: str, schema: type[BaseModel]
     for depth, parent in enumerate(parents, start=1):
         section = section.setdefault(parent, {})
         if not isinstance(section, dict):
-            raise ConfigError(f"override {shown(override)}: {'.'.join(parents[:depth])} is a value, not a section")
+            raise ConfigError(
+                f"override {shown(override)}: {printable('.'.join(parents[:depth]))} is a value, not a section"
+            )
     if last == "type" and section.get("type") != value:
         known = {name for option in _schemas_at(schema, [*parents, str(value)]) for name in option.model_fields}
         for name in set(section) - known:
@@ -181,4 +183,4 @@ def _explain(problem: Any, schema: type[BaseModel]) -> str:
 
 
 def _short(part: str | int) -> str:
-    return str(part) if len(str(part)) <= 60 else shown(part)
+    return printable(str(part)) if len(str(part)) <= 60 else shown(part)
