@@ -200,8 +200,12 @@ def test_the_histogram_falls_from_the_top_and_ends_at_the_unused_codes():
 
 def test_texts_that_are_no_unicode_are_shown_and_written(evaluation, tmp_path):
     scores = evaluation.examples[0].scores
-    strange = replace(scores, utterance=replace(scores.utterance, text="a\ud800\u2028b", speaker="\udcff"))
-    other = replace(evaluation, data="\udcff.jsonl", examples=[replace(evaluation.examples[0], scores=strange)])
+    strange = dataclasses.replace(
+        scores, utterance=dataclasses.replace(scores.utterance, text="a\ud800\u2028b", speaker="\udcff")
+    )
+    other = dataclasses.replace(
+        evaluation, data="\udcff.jsonl", examples=[dataclasses.replace(evaluation.examples[0], scores=strange)]
+    )
     page = report.write_report(other, tmp_path)
     assert "a\\ud800\u2028b" in page.read_text(encoding="utf-8")
     assert json.loads((tmp_path / "metrics.json").read_text())["data"]["name"] == "\udcff.jsonl"
