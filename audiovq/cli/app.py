@@ -1,12 +1,12 @@
 """The `audiovq` command. Commands are thin: they parse options, import what they need and call the package.
 
-Exit codes: 0 all went well; 1 the job ran, but something in it failed, be it a file, the disk or memory; 2 a mistake in
-the call or its input, such as an output that may not be written; 128 + N stopped by signal N, with all work saved.
+Exit codes: 0 all went well; 1 the job ran, but something in it failed, or memory ran out; 2 a mistake in the call or its
+input, or an output that cannot be written, such as on a full disk: what was done is kept, and the same command can go
+on; 128 + N stopped by signal N, with all work saved.
 """
 
 from __future__ import annotations
 
-import errno
 import re
 import sys
 import traceback
@@ -37,9 +37,6 @@ app.add_typer(tokens.app, name="tokens")
 
 UsageError: Any = typer.BadParameter.__mro__[1]
 """What is wrong with a command line; Typer does not export it."""
-MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-"""Errors of the operating system that come in the middle of a job and are no mistake in the call."""
-
 _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")
 """How PyTorch says it, whose errors for that are of several classes."""
 
@@ -92,7 +89,7 @@ def _explain(error: BaseException) -> tuple[str | None, int]:
         return str(error), 1 if isinstance(error, WorkerError) else 2
     if isinstance(error, OSError):
         name = error.filename if isinstance(error.filename, str) else "input or output"
-        return f"{name}: {error.strerror or error}", 1 if error.errno in MACHINE_ERRORS else 2
+        return f"{name}: {error.strerror or error}", 2
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
         return "out of memory; try shorter audio or smaller batches, or give the job more", 1
     return None, 1

@@ -258,16 +258,16 @@ def test_a_wrong_option_is_a_usage_error(run, model, tmp_path):
 # --- the machine, and what is shown ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, 1), (errno.EFBIG, 1), (errno.EACCES, 2), (errno.EROFS, 2)])
-def test_errors_of_the_system_name_the_output_and_leave_nothing(run, model, tmp_path, monkeypatch, number, code):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS])
+def test_errors_of_the_system_name_the_output_and_leave_nothing(run, model, tmp_path, monkeypatch, number):
     soundfile.write(tmp_path / "a.wav", noise(), 16000)
 
     def fail(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr("numpy.savez_compressed", fail)
-    found, out, err = run("encode", model, tmp_path / "a.wav", "-o", tmp_path / "codes")
-    assert found == code or "0 of 1" in out
+    code, _, err = run("encode", model, tmp_path / "a.wav", "-o", tmp_path / "codes")
+    assert code == 2
     assert_one_line(err, tmp_path / "codes/a.npz", os.strerror(number))
     assert not list(tmp_path.rglob(".partial*"))
     assert not list(tmp_path.rglob("*.npz"))
@@ -306,14 +306,14 @@ class Pipe(io.StringIO):
         raise OSError(self.number, os.strerror(self.number))
 
 
-@pytest.mark.parametrize(("number", "code"), [(errno.EPIPE, 0), (errno.ENOSPC, 1)])
+@pytest.mark.parametrize(("number", "code"), [(errno.EPIPE, 0), (errno.ENOSPC, 2)])
 def test_a_reader_who_leaves_stops_nothing(run, model, tmp_path, monkeypatch, number, code):
     soundfile.write(tmp_path / "a.wav", noise(), 16000)
     monkeypatch.setattr("sys.stdout", Pipe(number))
     found, _, err = run("encode", model, tmp_path / "a.wav", "-o", tmp_path / "codes")
     assert found == code
     assert (tmp_path / "codes/a.npz").exists()
-    assert err.count("\n") == code
+    assert err.count("\n") == code // 2
 
 
 def test_what_a_killed_run_left_goes_when_a_command_writes_there(run, model, tmp_path):
