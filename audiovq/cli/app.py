@@ -1,8 +1,8 @@
 """The `audiovq` command. Commands are thin: they parse options, import what they need and call the package.
 
-Exit codes: 0 all went well; 1 the job ran, but something in it failed, or memory ran out; 2 a mistake in the call or its
-input, or an output that cannot be written, such as on a full disk: what was done is kept, and the same command can go
-on; 128 + N stopped by signal N, with all work saved.
+Exit codes: 0 all went well; 1 the job ran, but something in it failed, or memory ran out; 2 a mistake in the call or
+its input, or an output that cannot be written, such as on a full disk: what was done is kept, and the same command can
+go on; 128 + N stopped by signal N, with all work saved.
 """
 
 from __future__ import annotations
