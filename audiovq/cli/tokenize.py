@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from audiovq.cli.options import Device, Model
+from audiovq.cli.options import Device, Model, say
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -104,13 +104,13 @@ def tokenize(
     if run.summary:
         whole = run.summary
         size = f"{whole.utterances} utterances, {whole.seconds / 3600:.2f} hours, {whole.frames} frames"
-        typer.echo(f"{size}: {output}\ndigest {whole.digest}")
+        say(f"{size}: {output}", f"digest {whole.digest}")
     else:
-        typer.echo(f"{run.missing} shards of the whole are still missing: {output}")
+        say(f"{run.missing} shards of the whole are still missing: {output}")
     if run.done:
         speed = f"{run.seconds / max(run.elapsed, 1e-9):.0f} x real time"
-        typer.echo(f"{run.done} shards made, {run.resumed} found; {run.seconds:.0f} s of audio at {speed}")
+        say(f"{run.done} shards made, {run.resumed} found; {run.seconds:.0f} s of audio at {speed}")
     for item in run.rejected:
-        typer.echo(f"audiovq: {item['utt_id']}: {item['reason']}", err=True)
+        say(f"audiovq: {item['utt_id']}: {item['reason']}", err=True)
     if run.rejected:
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from audiovq.cli.options import Device
+from audiovq.cli.options import Device, say
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -35,4 +35,4 @@ def train(
         start_anew(output)
     progress = train_autoencoder(experiment, output, device)
     if os.environ.get("RANK", "0") == "0":  # Set by launchers of several processes.
-        typer.echo(f"{progress.step} steps done, best validation loss {progress.best_loss:.4f}: {output / 'release'}")
+        say(f"{progress.step} steps done, best validation loss {progress.best_loss:.4f}: {output / 'release'}")

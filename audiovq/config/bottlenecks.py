@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from audiovq.config.schema import PartConfig, Probability, Weight
+from audiovq.config.schema import PartConfig, PositiveFloat, Probability, Size, Weight
 
 CodebookSize = Annotated[int, Field(ge=2, le=65536)]
 """Number of codes K; at most 65536, so that a code fits into 16 bits."""
@@ -15,7 +15,7 @@ CodebookSize = Annotated[int, Field(ge=2, le=65536)]
 class QuantizerConfig(PartConfig):
     """What the bottlenecks that look up codes in codebooks share."""
 
-    code_dim: PositiveInt | None = 8
+    code_dim: Size | None = 8
     """Dimension in which codes are compared; latents are projected down to it and back. None: no projection."""
     normalize: bool = True
     """Compare l2-normalised latents with l2-normalised codes."""
@@ -79,7 +79,7 @@ class GaussianConfig(VariationalConfig):
 
     implementation: ClassVar[str] = "audiovq.bottlenecks.gaussian:GaussianBottleneck"
     type: Literal["gaussian"] = "gaussian"
-    code_dim: PositiveInt | None = 8
+    code_dim: Size | None = 8
     """Dimension of z; latents are projected to its mean and variance, and z back. None: that of the latents."""
     free_nats: Weight = 0.0
     """KL divergence in nats per frame that each dimension has for free (free bits; Kingma et al., 2016)."""
@@ -101,7 +101,7 @@ class GumbelConfig(CategoricalConfig):
     """Temperature at the first step."""
     end_temperature: PositiveFloat = 0.5
     """Temperature from step `anneal_steps` on."""
-    anneal_steps: PositiveInt = 10000
+    anneal_steps: Size = 10000
     """Steps over which the temperature goes exponentially from start to end."""
     hard: bool = True
     """Show the decoder a single code, and take the relaxed sample for the gradient only (straight-through)."""
@@ -115,7 +115,7 @@ class ReinforceConfig(CategoricalConfig):
     baseline: Literal["none", "moving_average", "leave_one_out"] = "leave_one_out"
     """What is subtracted from the cost of a sample: nothing, the average cost of the steps before, or the average
     cost of the item's other samples."""
-    samples: PositiveInt = 4
+    samples: Size = 4
     """Samples of codes for each item of a training batch; each passes through the decoder."""
     baseline_decay: Probability = 0.99
     """Decay of the moving average, for `baseline: moving_average`."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from audiovq.config.encoders import ConvEncoderConfig, require_rates
-from audiovq.config.schema import PartConfig, Probability, Schema
+from audiovq.config.schema import Layers, LookAhead, PartConfig, Probability, Schema, Size
 
 if TYPE_CHECKING:
     from audiovq.config.models import AutoencoderConfig
@@ -18,13 +18,13 @@ class TransposedDecoderConfig(PartConfig):
 
     implementation: ClassVar[str] = "audiovq.nn.conv:TransposedDecoder"
     type: Literal["transposed"] = "transposed"
-    channels: list[PositiveInt] = Field(min_length=1)
+    channels: list[Size] = Field(min_length=1)
     """Channels at each rate, from the frame rate up to the sample rate."""
-    dilations: list[list[PositiveInt]]
+    dilations: list[list[Size]]
     """Dilations of the residual units at each rate, from the frame rate up."""
-    kernel_size: PositiveInt = 3
+    kernel_size: Size = 3
     """Kernel of the dilated convolution in a residual unit."""
-    look_ahead: NonNegativeInt = 0
+    look_ahead: LookAhead = 0
     """Frames behind its own that a sample sees, too."""
 
     def check(self, config: AutoencoderConfig) -> None:
@@ -39,19 +39,19 @@ class ISTFTDecoderConfig(PartConfig):
 
     implementation: ClassVar[str] = "audiovq.nn.istft:ISTFTDecoder"
     type: Literal["istft"] = "istft"
-    dim: PositiveInt = 384
+    dim: Size = 384
     """Channels of the blocks."""
-    layers: PositiveInt = 8
+    layers: Layers = 8
     """Number of blocks."""
-    kernel_size: PositiveInt = 7
+    kernel_size: Size = 7
     """Kernel of the depthwise convolution of a block."""
-    expansion: PositiveInt = 3
+    expansion: Size = 3
     """Width of a block's hidden layer, as a multiple of `dim`."""
-    subframes: PositiveInt = 4
+    subframes: Size = 4
     """Spectral frames that one code frame emits; the STFT's hop is hop_length / subframes."""
-    overlap: Annotated[int, Field(ge=2)] = 4
+    overlap: Annotated[Size, Field(ge=2)] = 4
     """FFT size and window length, as a multiple of the STFT's hop."""
-    look_ahead: NonNegativeInt = 0
+    look_ahead: LookAhead = 0
     """Frames behind its own that a sample sees, too."""
 
     def check(self, config: AutoencoderConfig) -> None:
@@ -65,19 +65,19 @@ class SourceDecoderConfig(PartConfig):
 
     implementation: ClassVar[str] = "audiovq.nn.source:SourceDecoder"
     type: Literal["source"] = "source"
-    dim: PositiveInt = 320
+    dim: Size = 320
     """Channels of the blocks."""
-    layers: PositiveInt = 8
+    layers: Layers = 8
     """Number of blocks."""
-    kernel_size: PositiveInt = 7
+    kernel_size: Size = 7
     """Kernel of the depthwise convolution of a block."""
-    expansion: PositiveInt = 3
+    expansion: Size = 3
     """Width of a block's hidden layer, as a multiple of `dim`."""
-    subframes: PositiveInt = 4
+    subframes: Size = 4
     """Hops of the source in a frame, each with filters of its own."""
-    overlap: Annotated[int, Field(ge=3)] = 4
+    overlap: Annotated[Size, Field(ge=3)] = 4
     """FFT size and window length, as a multiple of the source's hop."""
-    look_ahead: NonNegativeInt = 1
+    look_ahead: LookAhead = 1
     """Frames behind its own that a sample sees, too."""
 
     def check(self, config: AutoencoderConfig) -> None:
@@ -89,15 +89,15 @@ class SourceDecoderConfig(PartConfig):
 class WaveNetConfig(Schema):
     """A causal dilated stack with gated units (van den Oord et al., 2016)."""
 
-    layers: PositiveInt = 20
+    layers: Layers = 20
     """Number of dilated convolutions."""
-    cycle: PositiveInt = 10
+    cycle: Annotated[int, Field(gt=0, le=20)] = 10
     """Layers after which dilations start again from 1; they double from layer to layer."""
-    kernel_size: Annotated[int, Field(ge=2)] = 2
+    kernel_size: Annotated[Size, Field(ge=2)] = 2
     """Kernel of a dilated convolution."""
-    residual_channels: PositiveInt = 256
+    residual_channels: Size = 256
     """Channels that pass from layer to layer; a layer has as many gated units."""
-    skip_channels: PositiveInt = 256
+    skip_channels: Size = 256
     """Channels of the sum over layers from which the output is computed."""
     dropout: Probability = 0.0
     """Share of the channels that a layer's input loses in training."""
@@ -116,7 +116,7 @@ class WaveNetConfig(Schema):
 class SpeakerWaveNetConfig(WaveNetConfig):
     """A WaveNet that may be told who speaks."""
 
-    speaker_dim: Annotated[int, Field(ge=0)] = 0
+    speaker_dim: Annotated[int, Field(ge=0, le=2**20)] = 0
     """Dimension of the speakers' embeddings. 0: the network is not told who speaks."""
     speakers: list[str] = Field(default=[])
     """The speakers that the network knows. Empty: those of the training data, filled in when training starts."""
@@ -139,15 +139,15 @@ class WaveNetDecoderConfig(SpeakerWaveNetConfig, PartConfig):
     implementation: ClassVar[str] = "audiovq.models.wavenet_decoder:WaveNetDecoder"
     look_ahead: ClassVar[int] = 0
     type: Literal["wavenet"] = "wavenet"
-    layers: PositiveInt = 30
+    layers: Layers = 30
     """Number of dilated convolutions."""
-    residual_channels: PositiveInt = 64
+    residual_channels: Size = 64
     """Channels that pass from layer to layer; a layer has as many gated units."""
-    skip_channels: PositiveInt = 128
+    skip_channels: Size = 128
     """Channels of the sum over layers from which the output is computed."""
-    condition_channels: PositiveInt = 128
+    condition_channels: Size = 128
     """Channels of the convolution over the latents whose output conditions all layers."""
-    condition_kernel_size: PositiveInt = 3
+    condition_kernel_size: Size = 3
     """Kernel of that convolution, in frames."""
     jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.0
     """Probability that a latent is replaced by the one before it in training; by the one after it, as much again."""

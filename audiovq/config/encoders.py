@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
-from audiovq.config.schema import PartConfig
+from audiovq.config.schema import Layers, LookAhead, PartConfig, Size
 
 
 class ConvEncoderConfig(PartConfig):
@@ -15,17 +15,17 @@ class ConvEncoderConfig(PartConfig):
 
     implementation: ClassVar[str] = "audiovq.nn.conv:ConvEncoder"
     type: Literal["conv"] = "conv"
-    channels: list[PositiveInt] = Field(min_length=1)
+    channels: list[Size] = Field(min_length=1)
     """Channels at each rate, from the sample rate down to the frame rate: one more than strides."""
-    strides: list[PositiveInt]
+    strides: list[Size]
     """Stride of each stage; their product is the hop length in samples. A strided kernel spans two strides."""
-    dilations: list[list[PositiveInt]]
+    dilations: list[list[Size]]
     """Dilations of the residual units at each rate, from the sample rate down: one list for each of `channels`."""
-    kernel_size: PositiveInt = 3
+    kernel_size: Size = 3
     """Kernel of the dilated convolution in a residual unit."""
-    input_kernel_size: PositiveInt = 7
+    input_kernel_size: Size = 7
     """Kernel of the first convolution, which sees the waveform."""
-    look_ahead: NonNegativeInt = 0
+    look_ahead: LookAhead = 0
     """Samples behind its own that a frame sees, too."""
 
     @property
@@ -54,26 +54,26 @@ class SpectralEncoderConfig(PartConfig):
 
     implementation: ClassVar[str] = "audiovq.nn.spectral:SpectralEncoder"
     type: Literal["spectral"] = "spectral"
-    hop_length: PositiveInt = 320
+    hop_length: Size = 320
     """Samples a frame."""
-    spectra: PositiveInt = 2
+    spectra: Size = 2
     """Spectra that are stacked to a frame; they are hop_length / spectra samples apart."""
-    window: PositiveInt = 640
+    window: Size = 640
     """Window of a spectrum in samples."""
-    bands: PositiveInt = 100
+    bands: Size = 100
     """Mel bands of a spectrum."""
-    low_bins: NonNegativeInt = 0
+    low_bins: Annotated[int, Field(ge=0, le=2**20)] = 0
     """Bins from 0 Hz up of a second spectrum, that of a window of twice the length: low voices' harmonics are narrower
     than mel bands, and a decoder that starts from a source has to know the pitch exactly. 0: there is none."""
-    dim: PositiveInt = 256
+    dim: Size = 256
     """Channels of the blocks."""
-    layers: PositiveInt = 6
+    layers: Layers = 6
     """Number of blocks."""
-    kernel_size: PositiveInt = 7
+    kernel_size: Size = 7
     """Kernel of the depthwise convolution of a block."""
-    expansion: PositiveInt = 3
+    expansion: Size = 3
     """Width of a block's hidden layer, as a multiple of `dim`."""
-    look_ahead: NonNegativeInt = 0
+    look_ahead: LookAhead = 0
     """Samples behind its own that a frame sees, too."""
 
     @model_validator(mode="after")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from audiovq.config.models import AutoencoderConfig
-from audiovq.config.schema import Probability, Schema, Weight
+from audiovq.config.schema import PositiveFloat, PositiveInt, Probability, Schema, Weight
 
 
 class LossConfig(Schema):
@@ -27,7 +27,7 @@ class LossConfig(Schema):
     """Spectral convergence plus L1 of log magnitudes, averaged over `fft_sizes` (Yamamoto et al., 2020)."""
     mu_law: Weight = 0.0
     """Cross-entropy of the samples' mu-law classes in nats a sample."""
-    fft_sizes: list[Annotated[int, Field(ge=16)]] = Field(default=[2048, 1024, 512, 256, 128], min_length=1)
+    fft_sizes: list[Annotated[int, Field(ge=16, le=2**20)]] = Field(default=[2048, 1024, 512, 256, 128], min_length=1)
     """FFT sizes in samples of the spectrograms; each uses a Hann window as long and a hop of a quarter."""
     bottleneck: Weight = 1.0
     """The bottleneck's own loss (codebook and commitment loss for `vq`)."""
@@ -61,7 +61,7 @@ class TrainingConfig(Schema):
     """Optimiser steps."""
     learning_rate: PositiveFloat = 1e-3
     """Peak learning rate of AdamW."""
-    warmup_steps: Annotated[int, Field(ge=0)] = 200
+    warmup_steps: Annotated[int, Field(ge=0, lt=2**31)] = 200
     """Steps of linear warm-up, after which a cosine falls to zero at the last step."""
     betas: tuple[Probability, Probability] = (0.8, 0.99)
     """AdamW's decay rates."""

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import PositiveInt, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from audiovq.config.bottlenecks import BottleneckConfig, VQConfig
 from audiovq.config.decoders import DecoderConfig
 from audiovq.config.encoders import EncoderConfig
-from audiovq.config.schema import Schema
+from audiovq.config.schema import SampleRate, Schema, Size
+from audiovq.text import shown
 
 
 class AutoencoderConfig(Schema):
     """All that is needed to build a tokenizer's network."""
 
-    sample_rate: PositiveInt
+    sample_rate: SampleRate
     """Rate of the waveforms in Hz."""
-    latent_dim: PositiveInt = 128
+    latent_dim: Size = 128
     """Channels D of the latents between encoder, bottleneck and decoder."""
     encoder: EncoderConfig
     bottleneck: BottleneckConfig = VQConfig()
@@ -46,5 +47,9 @@ class AutoencoderConfig(Schema):
 
     @model_validator(mode="after")
     def _decoder_fits(self) -> AutoencoderConfig:
+        if self.hop_length > self.sample_rate:
+            raise ValueError(
+                f"encoder: a frame of at most a second is expected, found {shown(self.hop_length)} samples"
+            )
         self.decoder.check(self)
         return self

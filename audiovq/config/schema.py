@@ -10,12 +10,21 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     from audiovq.config.models import AutoencoderConfig
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Weight = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
+Size = Annotated[int, Field(gt=0, le=2**20)]
+"""Channels, kernels and whatever else is an axis of a tensor."""
+Layers = Annotated[int, Field(gt=0, le=1000)]
+LookAhead = Annotated[int, Field(ge=0, le=2**20)]
+"""Samples or frames behind its own that something sees."""
+SampleRate = Annotated[int, Field(ge=1000, le=768_000)]
+"""Samples a second, from less than a telephone's to more than any converter's."""
 
 
 class Schema(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class PartConfig(Schema):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from audiovq.batching import evenly_spread
 from audiovq.errors import AudioError, SpeakerError
-from audiovq.evaluation.metrics import METRICS, MetricError, Summary, measure, summarize
+from audiovq.evaluation.metrics import METRICS, MetricError, MetricSummary, measure, summarize
 from audiovq.tokens.statistics import CodeStatistics, code_statistics
 
 if TYPE_CHECKING:
@@ -72,11 +72,11 @@ class Evaluation:
         """Length of all utterances that were evaluated."""
         return sum(scores.seconds for scores in self.scores)
 
-    def summaries(self) -> dict[str, Summary]:
+    def summaries(self) -> dict[str, MetricSummary]:
         """Each metric of the tokenizer's reconstructions."""
         return {name: summarize(scores.model[name] for scores in self.scores) for name in METRICS}
 
-    def noise_summaries(self) -> dict[str, Summary]:
+    def noise_summaries(self) -> dict[str, MetricSummary]:
         """Each metric of mean-spectrum noise, which knows nothing of the utterance."""
         return {name: summarize(scores.noise[name] for scores in self.scores) for name in METRICS}
 
@@ -116,7 +116,11 @@ def evaluate(
     kept = {utterance.id for utterance in evenly_spread(readable, examples)}
     scores, shown, counts = [], [], None
     for seed, utterance in enumerate(_progress(readable, "Evaluating")):
-        original = utterance.source().read(rate)
+        try:
+            original = utterance.source().read(rate)
+        except AudioError as error:  # It was there a moment ago.
+            rejected[utterance.id] = str(error)
+            continue
         voice = utterance.speaker if tokenizer.speakers else None
         decoded, codes = tokenizer.reconstruct(original, rate, speaker=voice)
         decoded = decoded[0].cpu()

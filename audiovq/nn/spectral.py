@@ -54,7 +54,9 @@ class LogSpectrum(nn.Module):
 def log_mel_spectrum(sample_rate: int, window: int, hop: int, bands: int) -> LogSpectrum:
     """A spectrum in Slaney's mel bands, with his area normalisation."""
     bins = fft_size(window) // 2 + 1
-    return LogSpectrum(window, hop, melscale_fbanks(bins, 0.0, sample_rate / 2, bands, sample_rate, "slaney", "slaney"))
+    with torch.device("cpu"):  # The bank is known before a network that is sketched without memory.
+        bank = melscale_fbanks(bins, 0.0, sample_rate / 2, bands, sample_rate, "slaney", "slaney")
+    return LogSpectrum(window, hop, bank)
 
 
 def low_spectrum(window: int, hop: int, bins: int) -> LogSpectrum:

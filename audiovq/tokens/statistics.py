@@ -12,6 +12,7 @@ import numpy as np
 
 from audiovq.errors import TokenError
 from audiovq.files import atomic_path
+from audiovq.text import printable
 from audiovq.tokens import TokenizerInfo, TokenSet, code_counts
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _columns(titles: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Iterator[s
 
 
 def _name(speaker: str | None) -> str:
-    return "(unknown)" if speaker is None else speaker
+    return "(unknown)" if speaker is None else printable(speaker)
 
 
 # --- picture -------------------------------------------------------------------------------------------------
