@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -130,9 +131,7 @@ def test_without_the_tolerance_rounding_would_decide_without_notice(monkeypatch)
     features = quantizer.project_in(z.mT).detach()
     quantizer.batch_norm.mean.copy_(features.mean((0, 1)))
     quantizer.batch_norm.variance.copy_(features.var((0, 1)))
-    exact = FiniteScalarQuantizer(DIM, [8, 5, 5, 5], 4).eval()
-    exact.load_state_dict(quantizer.state_dict())
-    exact = exact.double()
+    exact = copy.deepcopy(quantizer).double()
     wrong = {}
     for tolerance in (fsq_module.SCORE_ERROR, 0):
         monkeypatch.setattr(fsq_module, "SCORE_ERROR", tolerance)
@@ -141,6 +140,27 @@ def test_without_the_tolerance_rounding_would_decide_without_notice(monkeypatch)
         wrong[tolerance] = int((different & (margin > 0)).sum())
     assert wrong[8] == 0
     assert wrong[0] > 0
+
+
+def test_what_a_level_is_left_with_is_as_uncertain_as_what_the_stack_was_given(monkeypatch):
+    """Latents with a large constant part, which the first level takes away."""
+    stack = ResidualStack([FiniteScalarQuantizer(DIM, [8, 5, 5, 5]) for _ in range(2)], dropout=0.0)
+    with torch.no_grad():
+        stack.level(0).project_out.bias.fill_(1e4)
+    for _ in range(200):
+        stack.train()(1e4 + latents())
+    exact = copy.deepcopy(stack.eval()).double()
+    z = 1e4 + latents(20, 500)
+    expected, _ = exact.encode(z.double())
+
+    def wrong() -> int:
+        codes, margin = stack.encode(z)
+        return int(((codes != expected).any(1) & (margin > 0)).sum())
+
+    assert wrong() == 0
+    choose = FiniteScalarQuantizer.choose
+    monkeypatch.setattr(FiniteScalarQuantizer, "choose", lambda self, z, scale: choose(self, z))
+    assert wrong() > 0, "the assertion above says nothing"
 
 
 @pytest.mark.parametrize("structure", ["groups", "residual"])
@@ -185,6 +205,26 @@ def test_levels_of_a_residual_stack_bring_what_is_left_to_the_size_that_they_rou
     for _ in range(30):
         output = stack.train()(0.01 * latents())
     assert all(len(book.unique()) > 30 for book in output.codes.unbind(1))
+
+
+@pytest.mark.parametrize("structure", ["groups", "residual"])
+def test_it_learns_to_keep_latents_and_each_codebook_keeps_more(structure, tiny_config):
+    settings = FSQConfig(levels=[8, 5], num_codebooks=3, structure=structure)
+    bottleneck = settings.build(tiny_config().model_copy(update={"bottleneck": settings}))
+    optimizer = torch.optim.Adam(bottleneck.parameters(), 1e-2)
+    mix = torch.randn(DIM, DIM)
+    for _ in range(200):
+        z = mix @ torch.randn(8, DIM, 50)
+        optimizer.zero_grad()
+        (bottleneck.train()(z).latents - z).square().mean().backward()
+        optimizer.step()
+    bottleneck.eval().requires_grad_(requires_grad=False)
+    z = mix @ torch.randn(8, DIM, 50)
+    codes, _ = bottleneck.encode(z)
+    shares = [float((bottleneck.decode(codes[:, :n]) - z).square().mean() / z.square().mean()) for n in (1, 2, 3)]
+    assert shares[0] < 0.75
+    assert shares[1] < 0.75 * shares[0]
+    assert shares[2] < 0.75 * shares[1]
 
 
 def test_perplexity_follows_the_use_of_each_codebook():
