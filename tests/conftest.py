@@ -78,6 +78,8 @@ BOTTLENECKS = {
     "vq-plain": {"type": "vq", "codebook_size": 32, "code_dim": None, "normalize": False},
     "vq-ema": {"type": "vq", "codebook_size": 32, "update": "ema"},
     "residual": {"type": "residual", "num_codebooks": 3, "codebook_size": [32, 16, 8], "code_dim": 4},
+    "fsq": {"type": "fsq", "levels": [5, 4, 3], "num_codebooks": 2},
+    "fsq-residual": {"type": "fsq", "levels": [8, 5], "num_codebooks": 3, "structure": "residual"},
     "none": {"type": "none"},
 }
 

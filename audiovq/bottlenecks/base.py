@@ -10,6 +10,10 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from audiovq.config import AutoencoderConfig, VariationalConfig
+from audiovq.distributed import sum_over_processes
+
+USAGE_DECAY = 0.99
+"""Decay of the moving average of code usage, whose perplexity is logged: a batch has too few frames for that."""
 
 
 @dataclass
@@ -94,6 +98,27 @@ class Bottleneck(nn.Module):
         """Tell the training step, for schedules; called before each step's forward pass."""
 
 
+class Quantizer(Bottleneck):
+    """Base of bottlenecks that look codes up and may be a level of a residual one."""
+
+    def choose(
+        self, z: Float[Tensor, "batch dim frames"], scale: Float[Tensor, "batch frames"] | None = None
+    ) -> tuple[Int[Tensor, "batch books frames"], Float[Tensor, "batch books frames"]]:
+        """Codes of latents and the margin of each.
+
+        Args:
+            scale: length of the latents of which `z` is what other levels left, since rounding is in proportion to
+                it; None: `z` is not a rest.
+        """
+        raise NotImplementedError
+
+    def encode(
+        self, z: Float[Tensor, "batch dim frames"], num_codebooks: int | None = None
+    ) -> tuple[Int[Tensor, "batch books frames"], Float[Tensor, "batch frames"]]:
+        codes, margins = self.choose(z)
+        return codes[:, :num_codebooks], margins[:, :num_codebooks].amin(1)
+
+
 class NoBottleneck(Bottleneck):
     """Latents pass unchanged: a plain autoencoder, the upper bound of what a bottleneck can keep."""
 
@@ -148,3 +173,10 @@ def perplexity(counts: Shaped[Tensor, "*books codes"]) -> Float[Tensor, "*books"
 def count_codes(codes: Int[Tensor, "batch books frames"], codebook_size: int) -> Int[Tensor, "books codes"]:
     """How often each code occurs in each codebook: [Q, K]."""
     return torch.stack([torch.bincount(book.flatten(), minlength=codebook_size) for book in codes.unbind(1)])
+
+
+@torch.no_grad()
+def update_usage(usage: Float[Tensor, "books codes"], codes: Int[Tensor, "batch books frames"]) -> None:
+    """Let the moving averages `usage` follow the shares of the codes in a batch, over all processes."""
+    counts = sum_over_processes(count_codes(codes, usage.shape[-1]).to(usage.dtype))
+    usage.lerp_(counts / counts.sum(-1, keepdim=True), 1 - USAGE_DECAY)

@@ -9,14 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiovq.bottlenecks.base import VariationalBottleneck, perplexity
+from audiovq.bottlenecks.base import VariationalBottleneck, perplexity, update_usage
 from audiovq.bottlenecks.batch_norm import BatchNorm
 from audiovq.bottlenecks.choice import choose
 from audiovq.config import CategoricalConfig
-from audiovq.distributed import sum_over_processes
-
-USAGE_DECAY = 0.99
-"""Decay of the moving average of code usage, whose perplexity is logged: a batch has too few frames for that."""
 
 
 class CategoricalBottleneck(VariationalBottleneck):
@@ -62,10 +58,7 @@ class CategoricalBottleneck(VariationalBottleneck):
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Weighted KL divergence, a mean over frames, and what is logged; in training, counts the codes."""
         if self.training:
-            counts = sum_over_processes(
-                torch.bincount(codes.flatten(), minlength=self.codebook_size).to(self.usage.dtype)
-            )
-            self.usage.lerp_(counts / counts.sum(), 1 - USAGE_DECAY)
+            update_usage(self.usage[None], codes[:, None])
         kl, weight = uniform_kl(log_q).mean(), self.kl_weight()
         return weight * kl, {"kl": kl.detach(), "kl_weight": weight, "perplexity": perplexity(self.usage)}
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiovq.bottlenecks.base import Bottleneck, BottleneckOutput, perplexity
+from audiovq.bottlenecks.base import BottleneckOutput, Quantizer, perplexity
 from audiovq.bottlenecks.batch_norm import BatchNorm
 from audiovq.bottlenecks.choice import SCORES_PER_BLOCK, choose
 from audiovq.config import AutoencoderConfig, VQConfig
@@ -19,7 +19,7 @@ DRAW_NOISE = 0.01
 """Standard deviation of the noise on a latent that becomes a code, relative to that of the latents."""
 
 
-class VectorQuantizer(Bottleneck):
+class VectorQuantizer(Quantizer):
     """VQ-VAE's bottleneck (van den Oord et al., 2017, "Neural Discrete Representation Learning", eq. 1 to 3).
 
     Code of a frame: k = argmin_j || z_e - e_j ||^2. The decoder sees z_q = z_e + sg[e_k - z_e], so that its gradient
@@ -94,17 +94,11 @@ class VectorQuantizer(Bottleneck):
             metrics=metrics,
         )
 
-    def encode(
-        self, z: Float[Tensor, "batch dim frames"], num_codebooks: int | None = None
-    ) -> tuple[Int[Tensor, "batch 1 frames"], Float[Tensor, "batch frames"]]:
-        codes, margin = self.choose(z, None)
-        return codes[:, None], margin
-
     def choose(
-        self, z: Float[Tensor, "batch dim frames"], scale: Float[Tensor, "batch frames"] | None
-    ) -> tuple[Int[Tensor, "batch frames"], Float[Tensor, "batch frames"]]:
+        self, z: Float[Tensor, "batch dim frames"], scale: Float[Tensor, "batch frames"] | None = None
+    ) -> tuple[Int[Tensor, "batch 1 frames"], Float[Tensor, "batch 1 frames"]]:
         """By || e ||^2 - 2 z_e.e, since || z_e ||^2 is the same for all codes. With `normalize` all || e ||^2 are, too,
-        and the length of z_e does not matter. `scale` is that of `audiovq.bottlenecks.choice.choose`."""
+        and the length of z_e does not matter."""
         codes, features = self.codes(), self.project_in(z.mT).mT
         bias, weight = -0.5 * codes.square().sum(-1), codes
         if self.config.normalize:
@@ -112,7 +106,8 @@ class VectorQuantizer(Bottleneck):
             weight = codes * self.batch_norm.scale()
         if isinstance(self.project_in, nn.Linear):
             weight = weight @ self.project_in.weight
-        return choose(z, features, codes, bias, weight, scale)
+        indices, margin = choose(z, features, codes, bias, weight, scale)
+        return indices[:, None], margin[:, None]
 
     def decode(self, codes: Int[Tensor, "batch 1 frames"]) -> Float[Tensor, "batch dim frames"]:
         return self.project_out(F.embedding(codes[:, 0], self.codes())).mT

@@ -10,6 +10,7 @@ from __future__ import annotations
 from audiovq.config.bottlenecks import (
     BottleneckConfig,
     CategoricalConfig,
+    FSQConfig,
     GaussianConfig,
     GumbelConfig,
     NoBottleneckConfig,
@@ -57,6 +58,7 @@ __all__ = [
     "DecoderConfig",
     "EncoderConfig",
     "ExperimentConfig",
+    "FSQConfig",
     "GaussianConfig",
     "GumbelConfig",
     "ISTFTDecoderConfig",

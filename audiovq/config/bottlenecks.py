@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -10,6 +11,8 @@ from audiovq.config.schema import PartConfig, PositiveFloat, Probability, Size, 
 
 CodebookSize = Annotated[int, Field(ge=2, le=65536)]
 """Number of codes K; at most 65536, so that a code fits into 16 bits."""
+CodebookCount = Annotated[int, Field(ge=1, le=64)]
+"""Number of codebooks Q."""
 
 
 class QuantizerConfig(PartConfig):
@@ -45,7 +48,7 @@ class ResidualConfig(QuantizerConfig):
 
     implementation: ClassVar[str] = "audiovq.bottlenecks.residual:ResidualQuantizer"
     type: Literal["residual"] = "residual"
-    num_codebooks: Annotated[int, Field(ge=1, le=64)] = 4
+    num_codebooks: CodebookCount = 4
     """Number of codebooks Q."""
     codebook_size: CodebookSize | list[CodebookSize] = 1024
     """Number of codes K: one for all codebooks, or one for each."""
@@ -62,6 +65,27 @@ class ResidualConfig(QuantizerConfig):
     def _a_size_for_each(self) -> ResidualConfig:
         if len(self.codebook_sizes) != self.num_codebooks:
             raise ValueError(f"codebook_size: expected {self.num_codebooks} sizes, found {len(self.codebook_sizes)}")
+        return self
+
+
+class FSQConfig(PartConfig):
+    """Finite scalar quantization: each dimension is rounded to one of a few levels (Mentzer et al., 2023)."""
+
+    implementation: ClassVar[str] = "audiovq.bottlenecks.fsq:FiniteScalarQuantizer"
+    type: Literal["fsq"] = "fsq"
+    levels: list[Annotated[int, Field(ge=2)]] = Field(default=[8, 5, 5, 5], min_length=1)
+    """Number of levels of each dimension of a codebook; their product is its number of codes, at most 65536."""
+    num_codebooks: CodebookCount = 1
+    """Number of codebooks Q."""
+    structure: Literal["groups", "residual"] = "groups"
+    """How several codebooks stand together: each has dimensions of its own, or quantizes what those before it leave."""
+    dropout: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the items of a training batch of which the decoder sees a random number of codebooks, the first ones."""
+
+    @model_validator(mode="after")
+    def _codes_of_16_bits(self) -> FSQConfig:
+        if math.prod(self.levels) > 65536:
+            raise ValueError(f"levels: expected a product of at most 65536, found {math.prod(self.levels)}")
         return self
 
 
@@ -135,6 +159,6 @@ class NoBottleneckConfig(PartConfig):
 
 
 BottleneckConfig = Annotated[
-    VQConfig | ResidualConfig | GaussianConfig | GumbelConfig | ReinforceConfig | NoBottleneckConfig,
+    VQConfig | ResidualConfig | FSQConfig | GaussianConfig | GumbelConfig | ReinforceConfig | NoBottleneckConfig,
     Field(discriminator="type"),
 ]

@@ -10,6 +10,7 @@ import torch
 
 from audiovq.config import (
     ExperimentConfig,
+    FSQConfig,
     GaussianConfig,
     GumbelConfig,
     NoBottleneckConfig,
@@ -30,6 +31,9 @@ SETTINGS = {
     "vq-ema": VQConfig(codebook_size=K, code_dim=None, update="ema"),
     "residual": ResidualConfig(codebook_size=K, code_dim=4, num_codebooks=3),
     "residual-ema": ResidualConfig(codebook_size=K, code_dim=None, num_codebooks=2, update="ema", dropout=0),
+    "fsq": FSQConfig(levels=[4, 4]),
+    "fsq-groups": FSQConfig(levels=[16], num_codebooks=3, dropout=0),
+    "fsq-residual": FSQConfig(levels=[2, 8], num_codebooks=3, structure="residual"),
     "gaussian": GaussianConfig(code_dim=4, kl_warmup_steps=10),
     "gaussian-plain": GaussianConfig(code_dim=None, free_nats=0.1),
     "gumbel": GumbelConfig(codebook_size=K, anneal_steps=10),
@@ -272,7 +276,7 @@ def test_training_with_reinforce_changes_the_encoder_through_the_surrogate_loss_
     assert "encoder" in changed
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "gumbel", "reinforce", "none"])
+@pytest.mark.parametrize("kind", ["fsq", "gaussian", "gumbel", "reinforce", "none"])
 def test_type_is_overridden_with_its_own_defaults_and_what_the_sections_share(kind, tmp_path, tiny_config):
     import yaml
 
@@ -284,6 +288,7 @@ def test_type_is_overridden_with_its_own_defaults_and_what_the_sections_share(ki
     (tmp_path / "conf.yaml").write_text(yaml.safe_dump(data))
     found = load_config(tmp_path / "conf.yaml", [f"bottleneck.type={kind}"]).bottleneck
     shared = {
+        "fsq": {},
         "gaussian": {"code_dim": 3},
         "gumbel": {"codebook_size": 77},
         "reinforce": {"codebook_size": 77},

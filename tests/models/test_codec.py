@@ -22,6 +22,8 @@ MODELS = {
     "spectral-vq-istft": (("istft", "vq", "spectral"), (20, 1)),
     "conv-residual-istft": (("istft", "residual", "conv"), (7, 0)),
     "conv-vq-transposed": (("transposed", "vq", "conv"), (0, 3)),
+    "conv-fsq-istft": (("istft", "fsq", "conv"), (7, 1)),
+    "spectral-fsq-residual-istft": (("istft", "fsq-residual", "spectral"), (0, 0)),
     "conv-vq-source": (("source", "vq", "conv"), (0, 0)),
 }
 

@@ -98,7 +98,13 @@ def folder(tmp_path_factory) -> Path:
 def configs(experiment, wavenet) -> dict[str, ExperimentConfig]:
     options = {"steps": 6, "valid_every": 6, "valid_utterances": 1, "averaging_decay": 0.5}
     configs = {update: experiment(bottleneck={"update": update}, training=options) for update in UPDATES}
-    return configs | {"wavenet": experiment(training=options, **wavenet)}
+    residual = {"type": "residual", "num_codebooks": 3, "codebook_size": 8, "decay": 0.8, "revive_below": 0.8}
+    fsq = {"type": "fsq", "levels": [5, 4], "num_codebooks": 2}
+    return configs | {
+        "wavenet": experiment(training=options, **wavenet),
+        "residual": experiment(bottleneck=residual, training=options),
+        "fsq": experiment(bottleneck=fsq, training=options),
+    }
 
 
 @pytest.fixture
@@ -141,15 +147,25 @@ def trained(folder, configs, of_prior) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [*UPDATES, "wavenet"])
-def test_weights_codebook_and_statistics_are_equal_on_both(trained, name):
+@pytest.mark.parametrize("name", [*UPDATES, "wavenet", "residual", "fsq"])
+def test_weights_codebooks_and_statistics_are_equal_on_both(trained, name):
     ranks = [load_file(trained / name / f"rank-{rank}.safetensors") for rank in range(2)]
     assert not torch.equal(ranks[0].pop("first batch"), ranks[1].pop("first batch"))
-    assert {"bottleneck.codebook", "bottleneck.usage", "bottleneck.sums"} <= ranks[0].keys()
+    assert "bottleneck.usage" in ranks[0] or "bottleneck.levels.2.usage" in ranks[0]
     assert [name for name in ranks[0] if not torch.equal(ranks[0][name], ranks[1][name])] == []
-    assert bool(ranks[0]["bottleneck.initialized"])
+
+
+@pytest.mark.parametrize(("name", "levels"), [*((name, [""]) for name in [*UPDATES, "wavenet"]), ("residual", "012")])
+def test_codebooks_were_placed_and_their_dead_codes_revived(trained, name, levels):
+    """Otherwise the test above would say little."""
+    weights = load_file(trained / name / "rank-0.safetensors")
     lines = [json.loads(line) for line in (trained / name / "metrics.jsonl").read_text().splitlines()]
-    assert any(line.get("revived_codes") for line in lines), [line.get("revived_codes") for line in lines]
+    for level in levels:
+        of_level = f"bottleneck.levels.{level}" if level else "bottleneck"
+        assert {f"{of_level}.codebook", f"{of_level}.usage", f"{of_level}.sums"} <= weights.keys()
+        assert bool(weights[f"{of_level}.initialized"])
+        revived = [line.get(f"revived_codes_{level}" if level else "revived_codes") for line in lines]
+        assert any(revived), revived
 
 
 def test_each_process_takes_its_own_batches(trained, configs):
