@@ -7,6 +7,7 @@ refused, with the nearest known one in the message.
 
 from __future__ import annotations
 
+from audiovq.config.adversarial import AdversarialConfig, AdversarialKind, DiscriminatorConfig
 from audiovq.config.bottlenecks import (
     BottleneckConfig,
     CategoricalConfig,
@@ -48,6 +49,8 @@ from audiovq.config.reading import (
 from audiovq.config.schema import PartConfig
 
 __all__ = [
+    "AdversarialConfig",
+    "AdversarialKind",
     "AutoencoderConfig",
     "BottleneckConfig",
     "CategoricalConfig",
@@ -55,6 +58,7 @@ __all__ = [
     "ConvEncoderConfig",
     "DataConfig",
     "DecoderConfig",
+    "DiscriminatorConfig",
     "EncoderConfig",
     "ExperimentConfig",
     "GaussianConfig",
