@@ -6,16 +6,19 @@ discriminators, so that a weight means the same with any number of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from audiovq.config import AdversarialKind
+from audiovq.distributed import mean_over_processes
 
 LEAST = 1e-3
 """Features of a smaller mean magnitude than this count as this large, when distances are taken relative to it."""
+TINY = 1e-12
+"""A gradient of a smaller norm than this counts as this large, when it is divided by it."""
 
 
 def discriminator_loss(
@@ -56,6 +59,39 @@ def feature_matching_loss(true: Sequence[Sequence[Tensor]], decoded: Sequence[Se
         for x, y in zip(xs, ys, strict=True)
     ]
     return _mean(distances)
+
+
+class GradientBalancer(nn.Module):
+    """Losses whose gradients at a network's output have sizes in the ratio of their weights, whatever their own scales.
+
+    The gradient at the output is sum_i (w_i / sum_j w_j) g_i / <|g_i|>, where g_i is that of loss i and <> an
+    exponential moving average over steps (Défossez et al., 2022, section 3.4, with R = 1).
+    """
+
+    norms: Tensor
+    seen: Tensor
+
+    def __init__(self, weights: Mapping[str, float], decay: float = 0.999):
+        super().__init__()
+        self.shares = {name: weight / sum(weights.values()) for name, weight in weights.items()}
+        self.decay = decay
+        self.register_buffer("norms", torch.zeros(len(weights)))
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, losses: Mapping[str, Tensor], output: Tensor) -> Float[Tensor, ""]:
+        """A scalar of no meaning but its gradient, which reaches the network through `output` alone.
+
+        Each loss is to be a function of `output`; what else the network minimises is added to the result.
+        """
+        gradients = [torch.autograd.grad(losses[name], output, retain_graph=True)[0] for name in self.shares]
+        found = mean_over_processes(torch.stack([gradient.norm() for gradient in gradients]))
+        self.norms.lerp_(found, 1 - self.decay)
+        self.seen.lerp_(torch.ones_like(self.seen), 1 - self.decay)
+        # `seen` makes up for the zeros from which the average started.
+        means = (self.norms / self.seen).clamp(min=TINY).unbind()
+        triples = zip(self.shares.values(), gradients, means, strict=True)
+        gradient = torch.stack([share * gradient / mean for share, gradient, mean in triples]).sum(0)
+        return (output * gradient).sum()
 
 
 def _mean(losses: Sequence[Tensor]) -> Tensor:

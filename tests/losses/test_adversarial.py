@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiovq.losses.adversarial import discriminator_loss, feature_matching_loss, generator_loss
+from audiovq.losses.adversarial import GradientBalancer, discriminator_loss, feature_matching_loss, generator_loss
 
 KINDS = ["hinge", "least_squares"]
 SHAPES = [(2, 5, 3), (2, 7, 4)]
@@ -85,3 +85,30 @@ def test_the_size_of_features_does_not_matter_unless_there_is_nothing():
     scaled = feature_matching_loss([[30 * x for x in true]], [[30 * y for y in decoded]])
     torch.testing.assert_close(scaled, feature_matching_loss([true], [decoded]))
     assert feature_matching_loss([full(0.0)], [full(1.0)]).isfinite()
+
+
+def test_balanced_gradients_have_sizes_in_the_ratio_of_the_weights():
+    output = torch.randn(2, 1, 50, requires_grad=True)
+    losses = {"loud": 1000 * output[..., :20].sum(), "quiet": 1e-3 * output[..., 20:].square().sum()}
+    gradient = torch.autograd.grad(GradientBalancer({"loud": 1.0, "quiet": 3.0})(losses, output), output)[0]
+    assert gradient[..., :20].norm().item() == pytest.approx(1 / 4, rel=1e-5)
+    assert gradient[..., 20:].norm().item() == pytest.approx(3 / 4, rel=1e-5)
+    torch.testing.assert_close(gradient[..., :20], torch.full((2, 1, 20), 0.25 / 40**0.5))
+
+
+def test_balancing_divides_by_the_moving_average_of_the_norms():
+    balancer, scales, found = GradientBalancer({"only": 1.0}, decay=0.75), (1.0, 5.0, 2.0), []
+    for scale in scales:
+        output = torch.ones(4, requires_grad=True)
+        found += [torch.autograd.grad(balancer({"only": scale * output.sum()}, output), output)[0].norm().item()]
+    averages = [np.average(scales[: n + 1], weights=0.75 ** np.arange(n, -1, -1)) for n in range(3)]
+    assert found == pytest.approx([scale / average for scale, average in zip(scales, averages, strict=True)])
+    assert set(balancer.state_dict()) == {"norms", "seen"}
+
+
+def test_balancing_passes_through_the_network_and_stands_a_loss_without_slope():
+    network, x = torch.nn.Linear(3, 2), torch.randn(5, 3)
+    output = network(x)
+    total = GradientBalancer({"some": 1.0, "none": 1.0})({"some": output.sum(), "none": 0 * output.sum()}, output)
+    total.backward()
+    torch.testing.assert_close(network.bias.grad, torch.full((2,), 0.5 * 5 / 10**0.5))
