@@ -54,7 +54,7 @@ def feature_matching_loss(true: Sequence[Sequence[Tensor]], decoded: Sequence[Se
     of the true waves are detached.
     """
     distances = [
-        (x.detach() - y).abs().mean() / x.detach().abs().mean().clamp(min=LEAST)
+        (x.detach().float() - y.float()).abs().mean() / x.detach().float().abs().mean().clamp(min=LEAST)
         for xs, ys in zip(true, decoded, strict=True)
         for x, y in zip(xs, ys, strict=True)
     ]

@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from audiovq.config import DiscriminatorConfig
 
 Judgement = tuple[Float[Tensor, "batch _ _"], list[Float[Tensor, "batch _ _ _"]]]
-"""Scores of many stretches of a wave, high where it seems true, and the features of every layer below."""
+"""Float32 scores of many stretches of a wave, high where it seems true, and the features of every layer below."""
 GAIN = 10.0
 """Brings speech, with a root mean square of about 0.1, to about 1, from where networks learn faster."""
 SLOPE = 0.2
@@ -105,7 +105,7 @@ class ConvStack(nn.Module):
         for layer in self.layers:
             x = nn.functional.leaky_relu(layer(x), SLOPE)
             features.append(x)
-        return self.score(x).squeeze(1), features
+        return self.score(x).squeeze(1).float(), features
 
 
 @contextmanager

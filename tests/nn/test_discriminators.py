@@ -93,6 +93,15 @@ def test_a_config_without_discriminators_is_refused():
     assert len(Discriminators(AdversarialConfig().discriminator).members) == 3
 
 
+def test_losses_stay_in_float32_under_autocast(mini_speech):
+    judges = Discriminators(DiscriminatorConfig(resolutions=[64], periods=[3], channels=[2, 3]))
+    with torch.autocast("cpu", torch.bfloat16):
+        scores, features = zip(*judges(mini_speech[None, :, :4000]), strict=True)
+        assert features[0][0].dtype == torch.bfloat16
+        losses = [discriminator_loss(scores, scores), generator_loss(scores), feature_matching_loss(features, features)]
+    assert {loss.dtype for loss in losses} == {torch.float32}
+
+
 @pytest.mark.parametrize("settings", [{}, {"resolutions": [], "periods": [2, 7]}], ids=["stft", "period"])
 def test_waves_of_one_sample_are_judged(settings):
     for scores, _ in Discriminators(DiscriminatorConfig(**settings))(torch.ones(2, 1, 1)):
