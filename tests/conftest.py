@@ -15,7 +15,7 @@ install_import_hook(
     [
         "audiovq.nn",
         "audiovq.bottlenecks",
-        "audiovq.losses.reconstruction",
+        "audiovq.losses",
         "audiovq.models.autoencoder",
         "audiovq.models.wavenet_decoder",
         "audiovq.models.prior",

@@ -7,6 +7,7 @@ refused, with the nearest known one in the message.
 
 from __future__ import annotations
 
+from audiovq.config.adversarial import AdversarialConfig, AdversarialKind, DiscriminatorConfig
 from audiovq.config.bottlenecks import (
     BottleneckConfig,
     CategoricalConfig,
@@ -49,6 +50,8 @@ from audiovq.config.reading import (
 from audiovq.config.schema import PartConfig
 
 __all__ = [
+    "AdversarialConfig",
+    "AdversarialKind",
     "AutoencoderConfig",
     "BottleneckConfig",
     "CategoricalConfig",
@@ -56,6 +59,7 @@ __all__ = [
     "ConvEncoderConfig",
     "DataConfig",
     "DecoderConfig",
+    "DiscriminatorConfig",
     "EncoderConfig",
     "ExperimentConfig",
     "FSQConfig",
