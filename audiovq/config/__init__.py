@@ -8,6 +8,7 @@ refused, with the nearest known one in the message.
 from __future__ import annotations
 
 from audiovq.config.experiments import (
+    AutoencoderTrainingConfig,
     DataConfig,
     ExperimentConfig,
     LossConfig,
@@ -43,6 +44,7 @@ from audiovq.config.reading import (
 
 __all__ = [
     "AutoencoderConfig",
+    "AutoencoderTrainingConfig",
     "BottleneckConfig",
     "CategoricalConfig",
     "CodesConfig",
