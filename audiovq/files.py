@@ -33,6 +33,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         _fsync_folder(path.parent)
+    except OSError as error:
+        # A write that fails, as on a full disk, does not name its file, and nobody knows the temporary one.
+        if error.filename in (None, str(temporary)):
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
         os.close(handle)

@@ -30,6 +30,7 @@ from audiovq.config.decoders import (
 )
 from audiovq.config.encoders import ConvEncoderConfig, EncoderConfig, SpectralEncoderConfig
 from audiovq.config.experiments import (
+    AutoencoderTrainingConfig,
     DataConfig,
     ExperimentConfig,
     LossConfig,
@@ -49,6 +50,7 @@ from audiovq.config.schema import PartConfig
 
 __all__ = [
     "AutoencoderConfig",
+    "AutoencoderTrainingConfig",
     "BottleneckConfig",
     "CategoricalConfig",
     "CodesConfig",
