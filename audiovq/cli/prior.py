@@ -33,15 +33,13 @@ def train_prior(
 
     experiment = load_config(config, overrides or [], PriorExperimentConfig)
 
-    from audiovq.training.folder import start_anew
-    from audiovq.training.prior import best_validation, train_prior
+    from audiovq.training.prior import train_prior
 
-    if force:
-        start_anew(output)
-    progress = train_prior(experiment, output, device)
+    progress = train_prior(experiment, output, device, force)
     if os.environ.get("RANK", "0") != "0":  # Set by launchers of several processes.
         return
-    best = best_validation(output)
+    best = progress.best
+    assert best is not None
     bits = best["bits_per_code"]
     say(f"{progress.step} steps done, best after {best['step']:.0f}: {output / 'release'}")
     say(f"held-out utterances: {bits:.3f} bits a code, {best['bits_per_second']:.1f} bit/s")

@@ -32,6 +32,7 @@ from audiovq.config.decoders import (
 )
 from audiovq.config.encoders import ConvEncoderConfig, EncoderConfig, SpectralEncoderConfig
 from audiovq.config.experiments import (
+    AutoencoderTrainingConfig,
     DataConfig,
     ExperimentConfig,
     LossConfig,
@@ -53,6 +54,7 @@ __all__ = [
     "AdversarialConfig",
     "AdversarialKind",
     "AutoencoderConfig",
+    "AutoencoderTrainingConfig",
     "BottleneckConfig",
     "CategoricalConfig",
     "CodesConfig",

@@ -100,7 +100,7 @@ class WaveNetConfig(Schema):
     skip_channels: Size = 256
     """Channels of the sum over layers from which the output is computed."""
     dropout: Probability = 0.0
-    """Share of the channels that a layer's input loses in training."""
+    """Share of the elements that a layer's input loses in training."""
 
     @property
     def dilations(self) -> list[int]:

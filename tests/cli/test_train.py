@@ -62,6 +62,7 @@ def test_a_run_leaves_a_model_to_use_and_is_not_repeated(train, config, tmp_path
     assert [line.split("  ")[0] for line in err.splitlines()] == [f"step {n}/4" for n in (2, 2, 4, 4)]
     assert AudioTokenizer.from_pretrained(output / "release", "cpu").codebook_size == 16
     assert {path.name for path in output.iterdir()} == {
+        ".lock",
         "config.yaml",
         "metrics.jsonl",
         "release",
@@ -89,18 +90,18 @@ def test_a_changed_setting_is_refused_and_force_starts_anew(train, config, tmp_p
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_the_state_and_the_same_command_goes_on(train, config, tmp_path, monkeypatch, number, expected):
-    from audiovq.training import loop
+    from audiovq.training.autoencoder import AutoencoderTask
 
     assert train(config, "-o", tmp_path / "whole")[0] == 0
-    original = loop.train_step
+    original = AutoencoderTask.update
 
-    def signalled(*arguments):
-        if arguments[-1] == 2:
+    def signalled(task, step, batch):
+        if step == 2:
             os.kill(os.getpid(), number)
-        return original(*arguments)
+        return original(task, step, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", signalled)
+        patch.setattr(AutoencoderTask, "update", signalled)
         code, out, err = train(config, "-o", tmp_path / "parts")
     assert (code, out) == (expected, "")
     last = err.splitlines()[-1]

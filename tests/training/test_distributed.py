@@ -54,10 +54,10 @@ def process(
     torch.set_num_threads(1)
     original = loop.fit
 
-    def fit(accelerator, task, settings, config, output):
-        progress = original(accelerator, task, settings, config, output)
-        first, *_ = next(task.batches(0))
-        save_file({**task.model.state_dict(), "first batch": first}, output / f"rank-{rank}.safetensors")
+    def fit(accelerator, task, settings, folder):
+        progress = original(accelerator, task, settings, folder)
+        first, *_ = task.batch(rank)
+        save_file({**task.model.state_dict(), "first batch": first}, folder.path / f"rank-{rank}.safetensors")
         return progress
 
     autoencoder.fit = prior.fit = fit
@@ -65,20 +65,20 @@ def process(
         autoencoder.train_autoencoder(config, folder / name, "cpu")
     prior.train_prior(of_prior, folder / "prior", "cpu")
 
-    train_step = loop.train_step
+    update = autoencoder.AutoencoderTask.update
 
-    def signalled(*arguments):
-        if rank == 1 and arguments[-1] == 3:
+    def signalled(task, step, batch):
+        if rank == 1 and step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)  # As launchers pass on what was sent to all.
-        return train_step(*arguments)
+        return update(task, step, batch)
 
-    loop.train_step = signalled
+    autoencoder.AutoencoderTask.update = signalled
     try:
         autoencoder.train_autoencoder(configs["gradient"], folder / "stopped", "cpu")
     except Stopped as stopped:
         (folder / f"stopped-{rank}").write_text(str(stopped))
-    loop.train_step = train_step
+    autoencoder.AutoencoderTask.update = update
     autoencoder.train_autoencoder(configs["gradient"], folder / "stopped", "cpu")
 
     vq = quantizer()
@@ -196,7 +196,7 @@ def test_a_prior_is_equal_on_both_and_validated_on_all_utterances(trained, of_pr
     train, valid = prior.read_parts(of_prior)
     network = CodePrior.from_pretrained(trained / "prior/release", "cpu").network
     speakers = valid.speakers(prior.with_tokens(of_prior, train))
-    alone = prior.validate_prior(network, valid, speakers, train.counts(), Accelerator(cpu=True))
+    alone = prior.validate_prior(network, valid, speakers, train.scan()[0], Accelerator(cpu=True))
     last = json.loads((trained / "prior/metrics.jsonl").read_text().splitlines()[-1])
     assert {name: value for name, value in last.items() if name not in {"step", "part"}} == pytest.approx(alone)
 

@@ -19,9 +19,7 @@ from safetensors.torch import load_file
 from audiovq.config import PriorExperimentConfig
 from audiovq.errors import ConfigError, SpeakerError, Stopped, TokenError
 from audiovq.models.prior import CodePrior, PriorNetwork
-from audiovq.training import loop
-from audiovq.training.folder import start_anew
-from audiovq.training.prior import best_validation, read_parts, train_prior
+from audiovq.training.prior import read_parts, train_prior
 
 Make = Callable[..., PriorExperimentConfig]
 
@@ -62,6 +60,10 @@ def make(sets) -> Make:
 def read_metrics(output: Path, part: str) -> list[dict]:
     lines = (output / "metrics.jsonl").read_text().splitlines()
     return [line for line in map(json.loads, lines) if line["part"] == part]
+
+
+def best_validation(output: Path) -> dict:
+    return min(read_metrics(output, "valid"), key=lambda line: line["loss"])
 
 
 # --- learning ------------------------------------------------------------------------------------------------
@@ -211,8 +213,7 @@ def test_a_run_does_not_go_on_with_the_codes_of_another_model(make, sets, write_
         write_tokens(folder, codes, 8, weights_sha256="cd" * 32)
     with pytest.raises(ConfigError, match=r"exp: holds a run with codes\.weights_sha256 = 'abab.*'cdcd.*--force"):
         train_prior(make({"steps": 2}), tmp_path / "exp", "cpu")
-    start_anew(tmp_path / "exp")
-    train_prior(make({"steps": 2}), tmp_path / "exp", "cpu")
+    train_prior(make({"steps": 2}), tmp_path / "exp", "cpu", force=True)
     assert CodePrior.from_pretrained(tmp_path / "exp/release", "cpu").codes.weights_sha256 == "cd" * 32
 
 
