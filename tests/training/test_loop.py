@@ -129,7 +129,7 @@ def test_the_average_is_the_recurrence_it_should_be_and_copies_codebooks_frozen_
         for parameter in model.parameters():
             parameter.data.fill_(weight)
         model.calls += 1
-        average.update(step)
+        average.update(model, step)
         expected = weight if step == 1 else 0.75 * expected + 0.25 * weight
     assert float(average.model.weight) == pytest.approx(expected)
     assert average.model.codebook.tolist() == average.model.frozen.tolist() == [[-1.0], [-1.0]]
