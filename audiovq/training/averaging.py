@@ -30,20 +30,18 @@ class Average(Generic[Network]):
     def __init__(self, model: Network, decay: float):
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
-        self._averaged: list[tuple[Tensor, Tensor]] = []
-        self._copied: list[tuple[Tensor, Tensor]] = []
-        for (name, theirs), mine in zip(model.named_parameters(), self.model.parameters(), strict=True):
-            averaged = theirs.requires_grad and not is_codebook(name)
-            (self._averaged if averaged else self._copied).append((mine.data, theirs.data))
-        self._copied += zip(self.model.buffers(), model.buffers(), strict=True)
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Follow the model after a step, counted from 1; the first one is copied."""
-        for mine, theirs in self._copied:
+    def update(self, model: Network, step: int) -> None:
+        """Follow a model after a step, counted from 1; the first one is copied."""
+        averaged: list[tuple[Tensor, Tensor]] = []
+        copied = [*zip(self.model.buffers(), model.buffers(), strict=True)]
+        for mine, (name, theirs) in zip(self.model.parameters(), model.named_parameters(), strict=True):
+            (averaged if theirs.requires_grad and not is_codebook(name) else copied).append((mine, theirs))
+        for mine, theirs in copied:
             mine.copy_(theirs)
-        if self._averaged:
-            mine, theirs = map(list, zip(*self._averaged, strict=True))
+        if averaged:
+            mine, theirs = map(list, zip(*averaged, strict=True))
             share = 1 - self.decay if step > 1 else 1.0
             torch._foreach_lerp_(mine, theirs, share)  # pyright: ignore[reportPrivateImportUsage]
 

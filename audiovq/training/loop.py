@@ -147,7 +147,7 @@ class TrainingRun:
                 metrics = self.update(progress.step, next(batches))
                 progress.step += 1
                 if self.average is not None:
-                    self.average.update(progress.step)
+                    self.average.update(self.task.model, progress.step)
                 last = progress.step == settings.steps
                 logs = last or progress.step % settings.log_every == 0
                 validates = last or progress.step % settings.valid_every == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -24,7 +24,7 @@ FORMAT = "2"
 class Progress:
     """How far a run has come."""
 
-    step: NonNegativeInt = 0
+    step: Annotated[int, Field(ge=0, strict=True)] = 0
     """Optimiser steps done."""
     best: dict[str, Annotated[float, Field(strict=True)]] | None = None
     """Metrics of the best validation so far, with its `step`; the lowest `loss` is the best."""
@@ -89,7 +89,7 @@ def load_state(path: str | Path, parts: Mapping[str, Any]) -> Progress:
                 raise CheckpointError(f"{path}: is damaged: {full_name} holds values that are not finite; {_REMEDY}")
             found[name][key] = tensor
         try:
-            progress = _PROGRESS.validate_python(_metadata(file, path, "progress"), strict=True)
+            progress = _PROGRESS.validate_python(_metadata(file, path, "progress"))
             if progress.best is not None:
                 _BEST.validate_python(progress.best.get("loss"))
         except ValidationError as error:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -154,3 +155,23 @@ def test_a_pickle_in_place_of_the_state_is_one_line(train, config, tmp_path):
     assert code == 2
     assert_one_line(err, output / "state.safetensors", "is no training state or is damaged")
     assert [path.name for path in output.iterdir()] == ["state.safetensors"]
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_old_state(train, config, tmp_path):
+    output = tmp_path / "exp"
+    assert train(config, "-o", output)[0] == 0
+    kept = ("state.safetensors", "metrics.jsonl", "release/model.safetensors")
+    before = {name: (output / name).read_bytes() for name in kept}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Room for the log, none for the state.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before["state.safetensors"]) - 1000, limits[1]))
+    try:
+        code, out, err = train(config, "-o", output, "training.steps=6", "training.valid_every=6")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (code, out) == (2, "")
+    assert_one_line(err.splitlines(keepends=True)[-1], output, "File too large")
+    assert "Traceback" not in err
+    assert (output / "state.safetensors").read_bytes() == before["state.safetensors"]
+    assert (output / "metrics.jsonl").read_bytes().startswith(before["metrics.jsonl"])
+    assert not list(output.rglob(".partial-*"))
