@@ -17,7 +17,8 @@ from audiovq.errors import AudioError, AudioVQError, TokenError
 from audiovq.files import sha256_of
 from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.tokens import TokenizerInfo, TokenRow, TokenSet
-from audiovq.tokens.info import PLAN, REJECTED, SIDECARS, SUMMARY, set_digest
+from audiovq.tokens.info import set_digest
+from audiovq.tokens.records import PLAN, REJECTED, SIDECARS, SUMMARY
 from audiovq.tokens.shards import RowGroup, open_shard
 
 
