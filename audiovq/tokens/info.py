@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
@@ -63,13 +63,15 @@ def read_tokenizer_info(folder: str | Path) -> TokenizerInfo:
     path = Path(folder) / TOKENIZER
     if not path.exists():
         raise TokenError(f"{folder}: is no token data set, it has no {TOKENIZER}")
-    read_record(path, _Version)
+    found = read_record(path, _Version).format_version
+    if found != FORMAT_VERSION:
+        raise TokenError(f"{path}: expected format_version {FORMAT_VERSION}, found {found}")
     return read_record(path, TokenizerInfo)
 
 
 @dataclass(frozen=True)
 class _Version:
-    format_version: Literal[1]
+    format_version: int
 
 
 def require_same_model(weights_sha256: str, tokenizer: AudioTokenizer, source: str | Path) -> None:

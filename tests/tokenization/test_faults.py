@@ -128,9 +128,7 @@ def test_a_worker_that_is_killed_is_told_and_the_next_run_goes_on(speech, model,
     assert not started[0].process.is_alive()
     kept = shards(output)
     assert len(kept) >= 1
-    assert first["shard_sha256"] in {
-        json.loads(path.read_text())["shard_sha256"] for path in output.glob("_units/part*.json")
-    }
+    assert first.shard_sha256 in {read_record(path, Sidecar).shard_sha256 for path in output.glob("_units/part*")}
     assert kept.items() <= undisturbed.items()
 
 
