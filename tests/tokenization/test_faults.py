@@ -24,6 +24,7 @@ from audiovq.tokenization.plan import plan_units
 from audiovq.tokenization.run import tokenize
 from audiovq.tokenization.worker import EncodingSettings, TokenizingJob
 from audiovq.tokens import TokenSet
+from audiovq.tokens.records import Sidecar, read_record
 from audiovq.tokens.verify import verify_tokens
 
 pytestmark = [
