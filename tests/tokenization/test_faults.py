@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from audiovq.audio.files import load_audio
-from audiovq.data.sources import list_items
+from audiovq.data.sources import list_items, with_seconds
 from audiovq.errors import WorkerError
 from audiovq.files import atomic_path, remove_stale_partials
 from audiovq.tokenization import engines
@@ -121,7 +121,7 @@ def test_a_worker_that_is_killed_is_told_and_the_next_run_goes_on(speech, model,
     output = tmp_path / "codes"
     tokenizer_info = json.loads(undisturbed["tokenizer.json"])
     job = TokenizingJob(str(model), tokenizer_info["weights_sha256"], output, EncodingSettings(), "cpu")
-    records = engines.run_processes(job, plan_units(list_items([speech]), UNIT), 2)
+    records = engines.run_processes(job, plan_units(with_seconds(list_items([speech])), UNIT), 2)
     first = next(records)
     os.kill(started[1].process.pid, signal.SIGKILL)
     with pytest.raises(WorkerError, match=r"a worker was killed by SIGKILL .*what was done is kept"):
