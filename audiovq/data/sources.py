@@ -1,6 +1,6 @@
 """What is to be tokenized: utterances of manifests, folders, Kaldi data folders and WebDataset tars.
 
-They are only listed here; an audio file is opened at most for its header, where nothing else tells how long it is.
+They are only listed here; an audio file is opened by `with_seconds` alone, where nothing else tells how long it is.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def list_items(inputs: Sequence[Path]) -> Iterator[Item]:
     seen: dict[str, str] = {}
     for given in inputs:
         count = 0
-        for item in _with_seconds(_list_input(given)):
+        for item in _list_input(given):
             try:
                 check_id(item.id)
             except ManifestError as error:
@@ -186,8 +186,8 @@ def _id_of(relative: str) -> str:
     return re.sub(r"[/\s]+", "_", relative)
 
 
-def _with_seconds(items: Iterable[Item]) -> Iterator[Item]:
-    """The items, with the lengths of their files where the list does not tell them."""
+def with_seconds(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, with the lengths of their files where the list does not tell them; 0 for audio that cannot be used."""
     remaining = iter(items)
     with ThreadPool(_THREADS) as pool:
         while group := list(islice(remaining, _GROUP)):

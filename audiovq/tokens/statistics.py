@@ -35,7 +35,7 @@ STYLE: dict[Any, Any] = {
 
 
 @dataclass
-class Part:
+class CodeUse:
     """Utterances that are counted together, such as all of a speaker."""
 
     counts: Int64[np.ndarray, "books codes"]
@@ -59,8 +59,8 @@ class TokenStatistics:
 
     folder: str
     tokenizer: TokenizerInfo
-    total: Part
-    speakers: dict[str | None, Part]
+    total: CodeUse
+    speakers: dict[str | None, CodeUse]
     """Most audio first; None holds the utterances without a speaker."""
 
     @property
@@ -74,19 +74,20 @@ def measure_tokens(tokens: TokenSet) -> TokenStatistics:
     Raises:
         TokenError: a shard is damaged, holds a code outside the codebook, or there are no utterances.
     """
+    tokens.require_one_model()
     info = tokens.info
-    speakers: dict[str | None, Part] = {}
+    speakers: dict[str | None, CodeUse] = {}
     for row in tokens:
         counts = code_counts(tokens, row)
         if row.speaker not in speakers:
-            speakers[row.speaker] = Part(np.zeros((info.num_codebooks, info.codebook_size), np.int64))
+            speakers[row.speaker] = CodeUse(np.zeros((info.num_codebooks, info.codebook_size), np.int64))
         part = speakers[row.speaker]
         part.counts += counts
         part.utterances += 1
         part.seconds += row.num_samples / row.sample_rate
     if not speakers:
         raise TokenError(f"{tokens.folder}: holds no utterances")
-    total = Part(
+    total = CodeUse(
         np.sum([part.counts for part in speakers.values()], axis=0),
         sum(part.utterances for part in speakers.values()),
         sum(part.seconds for part in speakers.values()),

@@ -13,7 +13,7 @@ import soundfile
 import torch
 
 from audiovq.audio.files import load_audio
-from audiovq.data.sources import Item, list_items
+from audiovq.data.sources import Item, list_items, with_seconds
 from audiovq.errors import AudioError, ManifestError
 
 
@@ -64,7 +64,7 @@ def test_a_folder_is_listed_by_relative_names_with_its_tars(tmp_path):
     inside.unlink()
     (tmp_path / ".hidden.wav").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no audio")
-    items = list(list_items([tmp_path]))
+    items = list(with_seconds(list_items([tmp_path])))
     assert [(item.id, item.seconds) for item in items] == [("a", 0.25), ("b_two_words", 0.3), ("june_first", 0.1)]
 
 
@@ -178,5 +178,5 @@ def test_inputs_that_cannot_be_used(tmp_path):
 
 def test_a_file_that_cannot_be_opened_is_listed_for_later(tmp_path):
     (tmp_path / "bad.wav").write_text("no audio")
-    (item,) = list_items([tmp_path])
+    (item,) = with_seconds(list_items([tmp_path]))
     assert (item.id, item.seconds) == ("bad", 0.0)
