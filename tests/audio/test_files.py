@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import librosa
@@ -284,10 +285,10 @@ def test_the_line_says_what_is_wrong(write, tmp_path, kind, words):
 def test_a_file_without_permission(write, monkeypatch):
     path = write()
 
-    def refuse(self, *args, **kwargs):
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse(path, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", refuse)  # file modes do not stop the superuser, who may run this
+    monkeypatch.setattr(os, "open", refuse)  # file modes do not stop the superuser, who may run this
     with pytest.raises(AudioError, match=r"a\.wav: cannot be read \(Permission denied\)"):
         load_audio(path)
 
