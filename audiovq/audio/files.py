@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soundfile
 
-from audiovq.audio.decoding import Decoder, NotReadError, Place, SoundDecoder, Span
+from audiovq.audio.decoding import Decoder, NotReadError, Place, SoundDecoder, Span, unusable
 from audiovq.audio.resampling import Resampler
 from audiovq.errors import AudioError
 from audiovq.files import atomic_path
@@ -24,8 +24,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf"})
-"""Suffixes by which audio files are found in a folder; any other file that libsndfile reads can be named."""
+_SUFFIXES = """
+    wav wave bwf rf64 w64 flac aif aiff aifc aifr au snd caf sph nist wv1 wv2 voc sf ircam paf pvf svx 8svx iff avr wve
+    xi ogg oga opus spx mp3 mp2 mp1 mpga m4a m4b mp4 m4v mov 3gp 3g2 aac adts webm mka mkv amr awb gsm wma asf ac3 eac3
+    dts ape wv tta mpc shn ra rm
+"""
+AUDIO_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
+"""Suffixes by which audio files are found in a folder, also those of audio that nothing here reads: it is listed."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,8 @@ class AudioSource:
                 raise AudioError(
                     f"{self.path}: its sample rate is {file.sample_rate} Hz, expected {self.sample_rate}; {_REPLACED}"
                 )
+            if (end := self.first + self.num_samples) > file.length:
+                raise AudioError(f"{self.path}: holds {file.length} samples, expected at least {end}; {_REPLACED}")
             yield _Reader(self, file)
 
     def _piece(self, reader: _Reader, rate: int, start: int, stop: int) -> Float[Tensor, "1 time"]:
@@ -177,8 +184,7 @@ class _Reader:
         samples = self._file.read(stop - start)
         if len(samples) < stop - start:
             raise AudioError(
-                f"{path}: is truncated, or has been replaced: it holds {self._file.position} samples, "
-                f"{self._source.first + self._source.num_samples} were promised"
+                f"{path}: is truncated: its header promises more than the {self._file.position} samples it holds"
             )
         if not np.isfinite(samples).all():
             raise AudioError(f"{path}: holds NaN or infinite samples")
@@ -269,21 +275,29 @@ class AudioWriter:
 def find_audio_files(folder: str | Path, suffixes: Collection[str] = AUDIO_SUFFIXES) -> list[Path]:
     """All audio files below a folder, by suffix, sorted; links to folders are followed, hidden names passed over.
 
+    A folder below it that cannot be searched stands among them, so that whoever opens it hears why.
+
     Raises:
         AudioError: the folder is missing or cannot be read.
+        OSError: the machine fails.
     """
     if not Path(folder).is_dir():
         raise AudioError(f"{folder}: is not a folder")
 
-    def stop(error: OSError) -> None:
-        raise AudioError(f"{error.filename}: folder cannot be read ({error.strerror})") from error
+    closed: list[Path] = []
+
+    def note(error: OSError) -> None:
+        failure = unusable(Path(error.filename), error)
+        if Path(error.filename) == Path(folder) or not isinstance(failure, AudioError):
+            raise failure from error
+        closed.append(Path(error.filename))
 
     found: list[Path] = []
     seen: set[Path] = set()  # A link may lead back to a folder above it.
-    for root, folders, files in os.walk(folder, onerror=stop, followlinks=True):
+    for root, folders, files in os.walk(folder, onerror=note, followlinks=True):
         place = Path(root).resolve()
         folders[:] = [] if place in seen else [name for name in folders if not name.startswith(".")]
         if place not in seen:
             found += [Path(root, name) for name in files if not name.startswith(".")]
         seen.add(place)
-    return sorted(path for path in found if path.suffix.lower() in suffixes)
+    return sorted([*closed, *(path for path in found if path.suffix.lower() in suffixes)])
