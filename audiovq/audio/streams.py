@@ -89,11 +89,11 @@ class StreamDecoder(Decoder):
             raise AudioError(
                 f"{self._place.path}: is no audio that libsndfile reads ({self._unread}), nor FFmpeg ({reason(error)})"
             ) from error
-        if not self._container.streams.audio:
-            self._container.close()
-            self._file.close()
-            raise AudioError(f"{self._place.path}: holds no audio")
-        self._stream = cast("AudioStream", self._container.streams.best("audio"))
+        stream = self._container.streams.best("audio")
+        if stream is None or stream.codec_context is None:
+            self.close()
+            raise AudioError(f"{self._place.path}: holds no audio that FFmpeg decodes")
+        self._stream = cast("AudioStream", stream)
         context = self._stream.codec_context
         self._rate, self._channels = context.sample_rate, context.channels
         check_header(self._place.path, self._rate, self._channels)

@@ -195,6 +195,8 @@ def _list_tar(path: Path) -> Iterator[Item]:
 
     Only the tar's own headers are read. A link, or what else looks like audio and is no plain file, cannot be used.
     """
+    if path.exists() and not path.is_file():
+        raise ManifestError(f"{path}: is a folder, pipe or device, expected a tar")
     try:
         with _Headers(path, "rb") as file:
             end, file.left = os.fstat(file.fileno()).st_size, _MOST_HEADERS
