@@ -5,11 +5,9 @@ torch is imported when a function first needs it, so that commands which only re
 
 from __future__ import annotations
 
-import io
 import os
-import re
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soundfile
 
+from audiovq.audio.decoding import Decoder, NotReadError, Place, SoundDecoder, Span, unusable
 from audiovq.audio.resampling import Resampler
 from audiovq.errors import AudioError
 from audiovq.files import atomic_path
@@ -25,12 +24,13 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".w64", ".caf"})
-"""Suffixes by which audio files are found in a folder; any other file that libsndfile reads can be named."""
-
-
-Span = tuple[int, int]
-"""First byte and number of bytes of an audio file that lies within another file, such as a tar."""
+_SUFFIXES = """
+    wav wave bwf rf64 w64 flac aif aiff aifc aifr au snd caf sph nist wv1 wv2 voc sf ircam paf pvf svx 8svx iff avr wve
+    xi ogg oga opus spx mp3 mp2 mp1 mpga m4a m4b mp4 m4v mov 3gp 3g2 aac adts webm mka mkv amr awb gsm wma asf ac3 eac3
+    dts ape wv tta mpc shn ra rm
+"""
+AUDIO_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
+"""Suffixes by which audio files are found in a folder, also those of audio that nothing here reads: it is listed."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class AudioSource:
     """A file, or a segment of it, that is read piece by piece as one mono signal.
 
     Channels are averaged. A piece at another sample rate is equal, to the bit, to the same piece of the whole
-    segment resampled at once: the reader takes as much context on both sides as the interpolation filter sees. (In Opus
-    files a piece that `read` seeks differs a little, since the decoder has a long memory; `blocks` does not.)
+    segment resampled at once: the reader takes as much context on both sides as the interpolation filter sees. MP3,
+    Ogg, MP4 and the like are decoded from their start for any piece, so many pieces of one long file are slow.
     """
 
     path: Path
@@ -69,7 +69,7 @@ class AudioSource:
         """
         path = Path(path)
         with _open(path, span) as file:
-            rate, total, channels = file.samplerate, file.frames, file.channels
+            rate, total, channels = file.sample_rate, file.length, file.channels
         if total <= 0:
             raise AudioError(f"{path}: holds no samples")
         first = round(offset * rate)
@@ -96,12 +96,14 @@ class AudioSource:
             AudioError: the file ends early, or holds NaN or infinite samples.
         """
         rate = self.sample_rate if sample_rate is None else sample_rate
+        if rate < 1:
+            raise AudioError(f"{self.path}: expected a positive sample rate to read it at, found {rate} Hz")
         length = self.length_at(rate)
         stop = length if count is None else start + count
         if not 0 <= start < stop <= length:
             raise AudioError(f"{self.path}: samples {start} to {stop} asked for, the signal has {length}")
-        with _open(self.path, self.span) as file:
-            return self._piece(_Reader(self, file), rate, start, stop)
+        with self._reader() as reader:
+            return self._piece(reader, rate, start, stop)
 
     def blocks(self, sample_rate: int, size: int) -> Iterator[Float[Tensor, "1 time"]]:
         """The whole segment as consecutive blocks of `size` samples at `sample_rate`; the last may be shorter."""
@@ -111,8 +113,8 @@ class AudioSource:
         # Read in what is resampled at a time: of a part of it, the rest would be resampled again for the next one.
         unit = 1 if sample_rate == self.sample_rate else Resampler.of(self.sample_rate, sample_rate).target
         step = -(-size // unit) * unit
-        with _open(self.path, self.span) as file:
-            reader, waiting = _Reader(self, file), torch.zeros(1, 0)
+        with self._reader() as reader:
+            waiting = torch.zeros(1, 0)
             for start in range(0, length, step):
                 piece = self._piece(reader, sample_rate, start, min(start + step, length))
                 *blocks, waiting = torch.cat([waiting, piece], dim=-1).split(size, dim=-1)
@@ -122,9 +124,21 @@ class AudioSource:
                     waiting = waiting[:, :0]
 
     def check_end(self) -> None:
-        """Raise `AudioError` if the last sample cannot be decoded: a header says nothing about a truncated file."""
+        """Raise `AudioError` if the file's last sample cannot be decoded: a header says nothing of a truncated file."""
         with _open(self.path, self.span) as file:
-            _Reader(self, file).samples(self.num_samples - 1, self.num_samples)
+            file.check_end()
+
+    @contextmanager
+    def _reader(self) -> Iterator[_Reader]:
+        """Open the file, if it still is the one that this was made for."""
+        with _open(self.path, self.span) as file:
+            if file.sample_rate != self.sample_rate:
+                raise AudioError(
+                    f"{self.path}: its sample rate is {file.sample_rate} Hz, expected {self.sample_rate}; {_REPLACED}"
+                )
+            if (end := self.first + self.num_samples) > file.length:
+                raise AudioError(f"{self.path}: holds {file.length} samples, expected at least {end}; {_REPLACED}")
+            yield _Reader(self, file)
 
     def _piece(self, reader: _Reader, rate: int, start: int, stop: int) -> Float[Tensor, "1 time"]:
         import torch
@@ -141,14 +155,16 @@ class AudioSource:
         return resampler.blocks(padded)[None, start - first * resampler.target : stop - first * resampler.target]
 
 
-class _Reader:
-    """Samples of a segment at the file's own rate, channels averaged.
+_REPLACED = "has the file been replaced? Prepare the data again"
 
-    A piece that begins in the one before it is decoded on from where that ended. It is faster, and Opus needs it:
-    its decoder gives slightly other samples (differences of about 0.002) after a seek.
+
+class _Reader:
+    """Samples of a segment at the file's own rate.
+
+    A piece that begins in the one before it is decoded on from where that ended.
     """
 
-    def __init__(self, source: AudioSource, file: soundfile.SoundFile):
+    def __init__(self, source: AudioSource, file: Decoder):
         self._source, self._file = source, file
         self._start, self._last = -1, np.zeros(0, np.float32)
 
@@ -163,19 +179,36 @@ class _Reader:
         return piece
 
     def _decode(self, start: int, stop: int) -> np.ndarray:
-        path, position = self._source.path, self._source.first + start
-        try:
-            if self._file.tell() != position:
-                self._file.seek(position)
-            samples = self._file.read(stop - start, dtype="float32", always_2d=True)
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise AudioError(f"{path}: cannot be decoded ({_reason(error)}); is the file damaged?") from error
+        path = self._source.path
+        self._file.seek(self._source.first + start)
+        samples = self._file.read(stop - start)
         if len(samples) < stop - start:
-            found = position + len(samples)
-            raise AudioError(f"{path}: is truncated: its header promises more than the {found} samples it holds")
+            raise AudioError(
+                f"{path}: is truncated: its header promises more than the {self._file.position} samples it holds"
+            )
         if not np.isfinite(samples).all():
             raise AudioError(f"{path}: holds NaN or infinite samples")
-        return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+        return samples
+
+
+@contextmanager
+def _open(path: Path, span: Span | None = None) -> Iterator[Decoder]:
+    """Open a file for reading, or say in one line why that cannot be done."""
+    decoder = _decoder(Place.of(path, span))
+    try:
+        yield decoder
+    finally:
+        decoder.close()
+
+
+def _decoder(place: Place) -> Decoder:
+    """libsndfile's decoder if it reads the file exactly and to its end, otherwise FFmpeg's."""
+    try:
+        return SoundDecoder(place)
+    except NotReadError as error:
+        from audiovq.audio.streams import open_stream
+
+        return open_stream(place, str(error))
 
 
 def load_audio(
@@ -193,7 +226,7 @@ def load_audio(
         AudioError: the file is missing, empty, truncated, no audio, or holds NaN.
     """
     source = AudioSource.open(path, offset, duration)
-    return source.read(sample_rate), sample_rate or source.sample_rate
+    return source.read(sample_rate), source.sample_rate if sample_rate is None else sample_rate
 
 
 def save_audio(path: str | Path, wave: Float[Tensor, "1 time"], sample_rate: int) -> None:
@@ -242,99 +275,29 @@ class AudioWriter:
 def find_audio_files(folder: str | Path, suffixes: Collection[str] = AUDIO_SUFFIXES) -> list[Path]:
     """All audio files below a folder, by suffix, sorted; links to folders are followed, hidden names passed over.
 
+    A folder below it that cannot be searched stands among them, so that whoever opens it hears why.
+
     Raises:
         AudioError: the folder is missing or cannot be read.
+        OSError: the machine fails.
     """
     if not Path(folder).is_dir():
         raise AudioError(f"{folder}: is not a folder")
 
-    def stop(error: OSError) -> None:
-        raise AudioError(f"{error.filename}: folder cannot be read ({error.strerror})") from error
+    closed: list[Path] = []
+
+    def note(error: OSError) -> None:
+        failure = unusable(Path(error.filename), error)
+        if Path(error.filename) == Path(folder) or not isinstance(failure, AudioError):
+            raise failure from error
+        closed.append(Path(error.filename))
 
     found: list[Path] = []
     seen: set[Path] = set()  # A link may lead back to a folder above it.
-    for root, folders, files in os.walk(folder, onerror=stop, followlinks=True):
+    for root, folders, files in os.walk(folder, onerror=note, followlinks=True):
         place = Path(root).resolve()
         folders[:] = [] if place in seen else [name for name in folders if not name.startswith(".")]
         if place not in seen:
             found += [Path(root, name) for name in files if not name.startswith(".")]
         seen.add(place)
-    return sorted(path for path in found if path.suffix.lower() in suffixes)
-
-
-@contextmanager
-def _open(path: Path, span: Span | None = None) -> Iterator[soundfile.SoundFile]:
-    """Open a file for reading, or say in one line why that cannot be done."""
-    if path.is_dir():
-        raise AudioError(f"{path}: is a folder, expected an audio file")
-    try:
-        with path.open("rb") as file:
-            empty = not file.read(1)
-    except OSError as error:
-        raise AudioError(f"{path}: cannot be read ({error.strerror})") from error
-    if empty or (span and not span[1]):
-        raise AudioError(f"{path}: is empty (0 bytes)")
-    with nullcontext(path) if span is None else _FilePart(path, span) as given:
-        try:
-            file = _ReadOn(given)  # type: ignore[arg-type]  # Any object that can be read and sought.
-        except (soundfile.LibsndfileError, TypeError, UnicodeEncodeError) as error:
-            raise AudioError(f"{path}: is no audio that libsndfile reads ({_reason(error)})") from error
-        with file:
-            if missing := _missing_bytes(file):
-                raise AudioError(f"{path}: is truncated: {missing} bytes of its audio data are missing")
-            yield file
-
-
-class _ReadOn(soundfile.SoundFile):
-    """A sound file that is not sought to where it is after each read, which makes the decoder of MP3 go astray."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-class _FilePart(io.RawIOBase):
-    """Some bytes of a file, as a file of its own."""
-
-    def __init__(self, path: Path, span: Span):
-        self._file = path.open("rb", buffering=0)
-        self._first, self._size = span
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        size = min(len(buffer), max(0, self._size - self._position))
-        data = os.pread(self._file.fileno(), size, self._first + self._position)
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
-def _missing_bytes(file: soundfile.SoundFile) -> int:
-    """How many bytes fewer a WAV, AIFF or AU file holds than its header says; libsndfile only notes it in its log."""
-    match = re.search(r"^ *(?:data|SSND|Data Size) +: (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
-    if not match:
-        return 0
-    promised, present = int(match[1]), int(match[2])
-    # Programs that write to a pipe cannot know the length and promise about 2 or 4 GiB.
-    return promised - present if present < promised < 0x7FFF0000 else 0
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "error_string", error)).strip().rstrip(".")
+    return sorted([*closed, *(path for path in found if path.suffix.lower() in suffixes)])

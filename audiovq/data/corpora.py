@@ -25,13 +25,16 @@ def folder(root: Path, speaker_pattern: str | None = None) -> Listing:
         speaker_pattern: where the speaker stands in the path below `root`, see `compile_speaker_pattern`.
             Files that it does not fit are left out. Without it, speakers are unknown.
     """
-    paths = find_audio_files(root)
+    paths = find_audio_files(root, AUDIO_SUFFIXES | {".tar"})
     if not paths:
-        raise ManifestError(f"{root}: no audio files in it (looked for {', '.join(sorted(AUDIO_SUFFIXES))})")
+        raise ManifestError(f"{root}: no audio files in it (looked for .wav, .flac and {len(AUDIO_SUFFIXES) - 2} more)")
     pattern = compile_speaker_pattern(speaker_pattern) if speaker_pattern else None
     listing = Listing([])
     for path in paths:
         relative = path.relative_to(root).as_posix()
+        if path.suffix == ".tar":
+            listing.left_out.append(LeftOut(relative, "a tar", "unpack it first; only tokenize reads audio in a tar"))
+            continue
         match = pattern.match(relative) if pattern else None
         if pattern and not match:
             listing.left_out.append(LeftOut(relative, "path does not fit the speaker pattern", str(speaker_pattern)))
@@ -146,7 +149,7 @@ CORPORA: dict[str, Callable[..., Listing]] = {
 def _read_texts(paths: list[Path]) -> dict[str, str]:
     """One text a file, by the file's stem; many are read at a time, since VCTK has 44,000."""
     with ThreadPool(16) as pool:
-        texts = pool.map(lambda path: path.read_text(encoding="utf-8", errors="replace").strip(), paths)
+        texts = pool.map(lambda path: path.read_text(encoding="utf-8-sig", errors="replace").strip(), paths)
     return {path.stem: text for path, text in zip(paths, texts, strict=True)}
 
 

@@ -52,7 +52,7 @@ class CropSampler:
         return [(self.utterances[which], place) for which, place in zip(chosen, places[:, 1], strict=True)]
 
     def _crop(self, utterance: Utterance, place: float) -> Float[Tensor, "1 time"]:
-        source = utterance.source()
+        source = utterance.listed_source()
         spare = source.length_at(self.sample_rate) - self.crop_samples
         if spare <= 0:
             return torch.nn.functional.pad(source.read(self.sample_rate), (0, -spare))

@@ -112,7 +112,7 @@ def _read_table(path: Path) -> Table:
             raise ManifestError(f"{path}:{number}: is empty")
         key, *rest = _BLANKS.split(line, maxsplit=1)
         if key in table:
-            raise ManifestError(f"{path}:{number}: {key!r} stands in line {table[key][1]} already")
+            raise ManifestError(f"{path}:{number}: {key!r:.120} stands in line {table[key][1]} already")
         table[key] = (rest[0] if rest else "", number)
     return table
 
@@ -121,10 +121,10 @@ def _read_recordings(path: Path) -> dict[str, Path]:
     recordings = {}
     for name, (file, number) in _read_table(path).items():
         if not file:
-            raise ManifestError(f"{path}:{number}: expected 'RECORDING FILE', found {name!r} alone")
+            raise ManifestError(f"{path}:{number}: expected 'RECORDING FILE', found {name!r:.120} alone")
         if file.endswith("|"):
             raise ManifestError(
-                f"{path}:{number}: {name!r} is a pipe, and commands are not run; write its output to "
+                f"{path}:{number}: {name!r:.120} is a pipe, and commands are not run; write its output to "
                 "audio files and name these"
             )
         recordings[name] = Path(file).absolute()
@@ -139,12 +139,14 @@ def _read_segments(path: Path, recordings: dict[str, Path]) -> dict[str, Entry]:
             start, end = float(start_text), float(end_text)
         except ValueError:
             raise ManifestError(
-                f"{path}:{number}: expected 'UTTERANCE RECORDING START END' in seconds, found {f'{name} {rest}'!r}"
+                f"{path}:{number}: expected 'UTTERANCE RECORDING START END' in seconds, found {f'{name} {rest}'!r:.120}"
             ) from None
         if recording not in recordings:
-            raise ManifestError(f"{path}:{number}: recording {recording!r} is missing in wav.scp")
+            raise ManifestError(f"{path}:{number}: recording {recording!r:.120} is missing in wav.scp")
         if not (0 <= start < end < float("inf") or (0 <= start < float("inf") and end == -1)):
-            raise ManifestError(f"{path}:{number}: expected 0 <= START < END, found {start_text} and {end_text}")
+            raise ManifestError(
+                f"{path}:{number}: expected 0 <= START < END, found {start_text:.20} and {end_text:.20}"
+            )
         segments[name] = Entry(name, recordings[recording], start=start, end=None if end == -1 else end)
     return segments
 
@@ -156,12 +158,12 @@ def _read_labels(path: Path, segments: dict[str, Entry], listed_in: Path) -> dic
     table = _read_table(path)
     for name, (label, number) in table.items():
         if name not in segments:
-            raise ManifestError(f"{path}:{number}: utterance {name!r} is missing in {listed_in.name}")
+            raise ManifestError(f"{path}:{number}: utterance {name!r:.120} is missing in {listed_in.name}")
         if path.name == "utt2spk" and (not label or _BLANKS.search(label)):
-            raise ManifestError(f"{path}:{number}: expected 'UTTERANCE SPEAKER', found {f'{name} {label}'!r}")
+            raise ManifestError(f"{path}:{number}: expected 'UTTERANCE SPEAKER', found {f'{name} {label}'!r:.120}")
     for number, name in enumerate(segments, start=1):
         if name not in table:
-            raise ManifestError(f"{listed_in}:{number}: utterance {name!r} is missing in {path.name}")
+            raise ManifestError(f"{listed_in}:{number}: utterance {name!r:.120} is missing in {path.name}")
     return {name: label for name, (label, _) in table.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from audiovq.data.manifest import Utterance, check_id
 from audiovq.errors import AudioError, ManifestError
 
 _THREADS = 16  # Opening a file is waiting, most of all on network file systems.
+_MAX_LINE = 2**20  # Characters; a text of twenty hours.
 _OVERSHOOT = 0.5  # Seconds by which a segment may end after its file, as in Kaldi's extract-segments.
 
 
@@ -110,11 +112,16 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 text file, numbered from 1, without line ends and surrounding blanks.
 
     Raises:
-        ManifestError: the file cannot be read.
+        ManifestError: the file cannot be read, or a line is too long.
     """
     try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
+        with path.open(encoding="utf-8-sig") as file:  # A byte order mark is no part of the first word.
+            for number in count(1):
+                line = file.readline(_MAX_LINE + 1)
+                if not line:
+                    return
+                if len(line) > _MAX_LINE:
+                    raise ManifestError(f"{path}:{number}: is longer than {_MAX_LINE} characters; is it a table?")
                 yield number, line.strip(" \t\r\n")
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error

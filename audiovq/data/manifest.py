@@ -19,6 +19,8 @@ import re
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from hashlib import blake2b
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,8 @@ _TYPE_NAMES = {
 _REQUIRED = ("id", "path", "duration", "sample_rate", "num_samples")
 
 _MAX_ID_BYTES = 200  # A file name has 255, of which suffixes and prefixes take a few.
-_UNSAFE = re.compile(r"^\.|[/\\\x00-\x1f\x7f-\x9f]")
+_UNSAFE = re.compile(r"^\.|[/\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_MAX_LINE = 2**20  # Bytes of an utterance; a text of twenty hours.
 _MAX_SAMPLES = 2**53  # Up to here a float counts single samples.
 
 
@@ -91,6 +94,11 @@ class Utterance:
                 f"{round(self.duration * self.sample_rate)} samples, but num_samples is {self.num_samples}"
             )
 
+    def listed_source(self) -> AudioSource:
+        """The utterance as it is listed; its file is opened, and compared with the list, when it is read."""
+        first = round(self.offset * self.sample_rate)
+        return AudioSource(self.path, self.sample_rate, first, self.num_samples)
+
     def source(self) -> AudioSource:
         """Open the utterance for reading, after a look whether its file is still the one that was listed.
 
@@ -115,8 +123,8 @@ class Utterance:
 def check_id(utterance_id: str) -> None:
     """Refuse an utterance id that is no safe file name on every system.
 
-    An id is 1 to 200 bytes of UTF-8 without slashes, backslashes and control characters, and does not start
-    with a dot (which also rules out `..`).
+    An id is 1 to 200 bytes of UTF-8 without slashes, backslashes, control characters and separators of lines, and
+    does not start with a dot (which also rules out `..`).
 
     Raises:
         ManifestError: the id is unsafe.
@@ -126,9 +134,21 @@ def check_id(utterance_id: str) -> None:
         raise ManifestError(f"id: expected 1 to {_MAX_ID_BYTES} bytes, found {size} in {utterance_id[:40]!r}")
     if _UNSAFE.search(utterance_id):
         raise ManifestError(
-            f"id: {utterance_id!r} cannot name a file: slashes, backslashes, control characters and a "
-            "leading dot are not allowed"
+            f"id: {utterance_id!r} cannot name a file: slashes, backslashes, control characters, separators of "
+            "lines and a leading dot are not allowed"
         )
+
+
+def safe_id(name: str) -> str:
+    """A safe id that resembles `name`, which cannot be one; under it, what cannot be used is listed."""
+    text = _UNSAFE.sub("_", escape(name)).encode()[: _MAX_ID_BYTES - 20].decode(errors="ignore")
+    digest = blake2b(escape(name).encode(), digest_size=4).hexdigest()
+    return f"{text}~{digest}"
+
+
+def escape(name: str) -> str:
+    """A name as UTF-8 can hold it; a byte that is no UTF-8 becomes `\\udcff`, say."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def read_manifest(path: str | Path) -> list[Utterance]:
@@ -171,23 +191,26 @@ def manifest_digest(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
+def write_manifest(path: str | Path, utterances: Iterable[Utterance], folder: Path | None = None) -> None:
     """Write a manifest, compressed if the name ends in `.gz`; the same utterances give the same bytes.
 
     Audio files below the manifest's folder are named relative to it, so that the two can be moved together.
+
+    Args:
+        folder: where the manifest is going to lie; None: where it is written.
 
     Raises:
         ManifestError: there are no utterances, two share an id, or a text or path is not valid Unicode.
     """
     path = Path(path)
-    folder = os.path.join(os.path.abspath(path.parent), "")  # noqa: PTH100, PTH118 (no symlinks resolved, trailing slash)
+    home = os.path.join(os.path.abspath(folder or path.parent), "")  # noqa: PTH100, PTH118 (no symlinks resolved, trailing slash)
     lines: list[bytes] = []
     seen: set[str] = set()
     for utterance in utterances:
         if utterance.id in seen:
             raise ManifestError(f"{path}: cannot be written: two utterances have the id {utterance.id!r}")
         seen.add(utterance.id)
-        lines.append(_encode(f"{path}: cannot be written: utterance {utterance.id}", _format(utterance, folder)))
+        lines.append(_encode(f"{path}: cannot be written: utterance {utterance.id}", _format(utterance, home)))
     if not lines:
         raise ManifestError(f"{path}: cannot be written: there are no utterances")
     with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -204,7 +227,12 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     opener = gzip.open if path.suffix == ".gz" else open
     try:
         with opener(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
+            for number in count(1):
+                line = file.readline(_MAX_LINE + 1)
+                if not line:
+                    return
+                if len(line) > _MAX_LINE:
+                    raise ManifestError(f"{path}:{number}: is longer than {_MAX_LINE} bytes; is it a manifest?")
                 if not line.isspace():
                     yield number, line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -215,7 +243,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 def _parse(line: bytes, folder: Path) -> Utterance:
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         raise ManifestError(f"is not valid JSON ({error.msg}, column {error.colno})") from error
     except (ValueError, RecursionError) as error:
@@ -224,16 +252,18 @@ def _parse(line: bytes, folder: Path) -> Utterance:
         raise ManifestError(f"expected a JSON object, found {type(record).__name__}")
     for name, value in record.items():
         if name not in _TYPES:
-            close = difflib.get_close_matches(name, _TYPES, n=1)
+            close = difflib.get_close_matches(name[:60], _TYPES, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(_TYPES)}"
-            raise ManifestError(f"{name}: unknown field; {hint}")
+            raise ManifestError(f"{escape(name[:60])}: unknown field; {hint}")
         if type(value) not in _TYPES[name]:
             raise ManifestError(f"{name}: expected {_TYPE_NAMES[_TYPES[name]]}, found {value!r:.60}")
+        if isinstance(value, str):
+            _encode(name, value)
     for name in _REQUIRED:
         if name not in record:
             raise ManifestError(f"{name}: is missing")
     if not record["path"] or "\0" in record["path"]:
-        raise ManifestError(f"path: expected the name of a file, found {record['path']!r}")
+        raise ManifestError(f"path: expected the name of a file, found {record['path']!r:.60}")
     record["path"] = folder / record["path"]
     return Utterance(**record)
 
@@ -249,7 +279,7 @@ def _encode(name: str, text: str) -> bytes:
     try:
         return text.encode()
     except UnicodeEncodeError:  # Half of a surrogate pair: a file name that is not UTF-8, or a JSON escape.
-        raise ManifestError(f"{name}: {text!r} is not valid Unicode") from None
+        raise ManifestError(f"{name}: {text!r:.200} is not valid Unicode") from None
 
 
 def _check_range(name: str, value: Any, low: float, high: float) -> None:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from audiovq.data.corpora import CORPORA
 from audiovq.data.listing import Entry, LeftOut, Listing, open_entries
-from audiovq.data.manifest import Utterance, write_manifest
+from audiovq.data.manifest import Utterance, escape, write_manifest
 from audiovq.data.splits import SPLITS, SplitBy, assign_splits, choose_split_by
-from audiovq.errors import ConfigError, ManifestError
-from audiovq.files import refuse_to_overwrite, write_json, write_text
+from audiovq.errors import ConfigError, ManifestError, OutputExistsError
+from audiovq.files import refuse_to_overwrite, sha256_of, write_json, write_text
 
-_FILES = ["summary.json", "left_out.jsonl", *(f"{split}.jsonl.gz" for split in SPLITS)]
+_SUMMARY = "summary.json"
+_FILES = [_SUMMARY, "left_out.jsonl", *(f"{split}.jsonl.gz" for split in SPLITS)]
 
 
 def prepare(
@@ -50,13 +54,11 @@ def prepare(
     Raises:
         ManifestError: the folder is not this corpus, cannot be read or holds no usable audio.
         ConfigError: options that do not fit.
-        OutputExistsError: `output` holds prepared data, and `force` is not set.
+        OutputExistsError: `output` holds prepared data, and `force` is not set; or it holds such files of others.
     """
     folder, output = Path(folder).absolute(), Path(output)
     _check_options(corpus, speaker_pattern, dev, test)
-    for name in _FILES:
-        refuse_to_overwrite(output / name, force)
-
+    _check_output(output, force)
     listing = _list_corpus(corpus, folder, speaker_pattern)
     entries, repeated = _drop_repeated(listing.entries)
     utterances, unusable = open_entries(entries)
@@ -69,15 +71,31 @@ def prepare(
     known = {utterance.speaker for utterance in utterances}
     summary = {
         "corpus": corpus,
-        "folder": str(folder),
+        "folder": escape(str(folder)),
         "split_by": split_by,
         "splits": {split: _statistics(part) for split in SPLITS if (part := _part(utterances, split))},
         "sample_rates": _count(utterance.sample_rate for utterance in utterances),
         "left_out": _count(item.reason for item in left_out),
         "speakers": {name: info for name, info in listing.speakers.items() if name in known},
     }
-    _write(output, utterances, left_out, summary)
-    return summary
+    return _write(output, utterances, left_out, summary)
+
+
+def _check_output(output: Path, force: bool) -> None:
+    """Refuse to overwrite; with `force`, what no earlier run noted in its summary, or somebody has changed since."""
+    for name in _FILES:
+        refuse_to_overwrite(output / name, force)
+    found = [name for name in _FILES if os.path.lexists(output / name)]
+    try:
+        written = json.loads((output / _SUMMARY).read_text(encoding="utf-8"))["files"] if found else {}
+        own = all(sha256_of(output / name) == written[name] for name in found if name != _SUMMARY)
+    except (OSError, ValueError, KeyError, TypeError):
+        own = False
+    if not own:
+        raise OutputExistsError(
+            f"{output}: {', '.join(found)} may not all be what prepare has written there; "
+            "move them away or choose another output"
+        )
 
 
 def _check_options(corpus: str, speaker_pattern: str | None, dev: float, test: float) -> None:
@@ -150,16 +168,26 @@ def _most_frequent(left_out: Sequence[LeftOut]) -> str:
     return f"{len(left_out)} left out, {count} of them: {reason}, such as {example.detail or example.item}"
 
 
-def _write(output: Path, utterances: list[Utterance], left_out: list[LeftOut], summary: dict[str, Any]) -> None:
-    """Write all files; those of an earlier run go first, lest old and new splits stand side by side."""
-    for name in _FILES:
-        (output / name).unlink(missing_ok=True)
-    for split in summary["splits"]:
-        write_manifest(output / f"{split}.jsonl.gz", _part(utterances, split))
-    if left_out:
-        lines = [json.dumps({"item": item.item, "reason": item.reason, "detail": item.detail}) for item in left_out]
-        write_text(output / "left_out.jsonl", "\n".join(lines) + "\n")
-    write_json(output / "summary.json", summary)
+def _write(
+    output: Path, utterances: list[Utterance], left_out: list[LeftOut], summary: dict[str, Any]
+) -> dict[str, Any]:
+    """Write all files, then put them in their places; the summary, which tells what belongs to it, comes last."""
+    output.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=output, prefix=".partial-") as name:
+        new = Path(name)
+        for split in summary["splits"]:
+            write_manifest(new / f"{split}.jsonl.gz", _part(utterances, split), folder=output)
+        if left_out:
+            lines = (json.dumps({key: escape(value) for key, value in asdict(item).items()}) for item in left_out)
+            write_text(new / "left_out.jsonl", "".join(line + "\n" for line in lines))
+        written = sorted(path.name for path in new.iterdir())
+        summary = {**summary, "files": {name: sha256_of(new / name) for name in written}}
+        write_json(new / _SUMMARY, summary)
+        for name in _FILES:  # The summary of an earlier run goes first.
+            (output / name).unlink(missing_ok=True)
+        for name in [*written, _SUMMARY]:
+            (new / name).rename(output / name)
+    return summary
 
 
 def print_summary(summary: dict[str, Any], output: str | Path) -> None:

@@ -6,6 +6,8 @@ They are only listed here; an audio file is opened by `with_seconds` alone, wher
 from __future__ import annotations
 
 import glob
+import io
+import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,10 +20,12 @@ from typing import Any
 from audiovq.audio.files import AUDIO_SUFFIXES, AudioSource, find_audio_files
 from audiovq.data.kaldi import list_kaldi
 from audiovq.data.listing import cut
-from audiovq.data.manifest import Utterance, check_id, iterate_manifest
+from audiovq.data.manifest import Utterance, check_id, escape, iterate_manifest, safe_id
 from audiovq.errors import AudioError, ManifestError
 
 _THREADS = 16  # Opening a file is waiting, most of all on network file systems.
+_BLOCK = 512  # Bytes of a tar's header.
+_MOST_HEADERS = 2**18  # Bytes of all headers of a member.
 _GROUP = 1024  # Headers that are read at a time; what follows is listed only then.
 
 
@@ -54,6 +58,8 @@ class Item:
     num_samples: int | None = None
     """Length at that rate, if the list tells it."""
     member: Member | None = None
+    problem: str | None = None
+    """Why it cannot be used, where its list shows that already."""
 
     @classmethod
     def of(cls, utterance: Utterance) -> Item:
@@ -71,8 +77,8 @@ class Item:
     @classmethod
     def of_record(cls, record: Sequence[Any]) -> Item:
         """The item of what `dataclasses.astuple` made of it, as it comes back from JSON."""
-        member = record[-1]
-        return replace(cls(*record[:-1]), member=Member(*member) if member else None)
+        *known, member, problem = record
+        return replace(cls(*known), member=Member(*member) if member else None, problem=problem)
 
     @property
     def name(self) -> str:
@@ -85,6 +91,8 @@ class Item:
         Raises:
             AudioError: the file cannot be used, or is not what its list says.
         """
+        if self.problem:
+            raise AudioError(f"{self.name}: {self.problem}")
         path = Path(self.path)
         if self.sample_rate is not None and self.num_samples is not None:
             seconds = self.num_samples / self.sample_rate
@@ -155,35 +163,72 @@ def _list_folder(folder: Path) -> Iterator[Item]:
         if path.suffix == ".tar":
             yield from _list_tar(path)
         else:
-            yield Item(_id_of(path.relative_to(folder).as_posix().removesuffix(path.suffix)), str(path))
+            yield _named(path.relative_to(folder).as_posix().removesuffix(path.suffix), str(path))
+
+
+def _named(name: str, path: str, member: Member | None = None, problem: str | None = None) -> Item:
+    """The item that is called after a file; one that cannot be used if no utterance can be called so."""
+    utterance_id = re.sub(r"[/\s]+", "_", name)
+    try:
+        check_id(utterance_id)
+        if escape(path) != path:
+            raise ManifestError("its path is not valid Unicode")
+    except ManifestError as error:
+        problem, utterance_id = problem or f"{error}; rename it", safe_id(utterance_id)
+    return Item(utterance_id, escape(path), problem=problem, member=member)
+
+
+class _Headers(io.FileIO):
+    """A tar of which headers alone are read, and no more of them than a sound member has."""
+
+    left = 0
+
+    def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
+        self.left -= max(size or 0, _BLOCK)
+        if size is None or size < 0 or self.left < 0:
+            raise tarfile.ReadError("the headers of a member have an impossible size")
+        return super().read(size)
 
 
 def _list_tar(path: Path) -> Iterator[Item]:
     """Audio files of a WebDataset tar (`key.flac`, and whatever else shares the key); speakers are unknown.
 
-    Only the tar's own headers are read.
+    Only the tar's own headers are read. A link, or what else looks like audio and is no plain file, cannot be used.
     """
+    if path.exists() and not path.is_file():
+        raise ManifestError(f"{path}: is a folder, pipe or device, expected a tar")
     try:
-        with tarfile.open(path, "r:") as tar:
-            while member := tar.next():
-                tar.members.clear()  # type: ignore[attr-defined]  # They would all be kept.
-                name = PurePosixPath(member.name)
-                if not member.isfile() or name.suffix.lower() not in AUDIO_SUFFIXES or name.name.startswith("."):
-                    continue
-                if ".." in name.parts or name.is_absolute() or member.sparse is not None:
-                    raise ManifestError(f"{path}: {member.name!r}: expected a plain file below the tar's root")
-                key = name.with_name(name.name.partition(".")[0])
-                place = Member(member.name, member.offset_data, member.size)
-                yield Item(_id_of(key.as_posix()), str(path), member=place)
-    except (tarfile.TarError, EOFError) as error:
-        hint = "a compressed tar cannot be read in place, unpack it to a plain one"
-        raise ManifestError(f"{path}: is no tar or is damaged ({error}); {hint}") from error
+        with _Headers(path, "rb") as file:
+            end, file.left = os.fstat(file.fileno()).st_size, _MOST_HEADERS
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                while member := tar.next():
+                    tar.members.clear()  # type: ignore[attr-defined]  # They would all be kept.
+                    file.left = _MOST_HEADERS
+                    if member.size < 0:
+                        raise tarfile.ReadError(f"a member has {member.size} bytes")
+                    name = PurePosixPath(member.name)
+                    if name.suffix.lower() in AUDIO_SUFFIXES and not name.name.startswith(".") and not member.isdir():
+                        yield _tar_item(path, member, name, end)
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+        hint = "a compressed tar cannot be read in place, unpack it to a plain one"
+        raise ManifestError(f"{path}: is no tar or is damaged ({error}); {hint}") from error
 
 
-def _id_of(relative: str) -> str:
-    return re.sub(r"[/\s]+", "_", relative)
+def _tar_item(path: Path, member: tarfile.TarInfo, name: PurePosixPath, end: int) -> Item:
+    if ".." in name.parts or name.is_absolute():
+        raise ManifestError(f"{path}: {member.name!r:.120}: expected a plain file below the tar's root")
+    problem = None
+    if member.issym() or member.islnk():
+        problem = f"is a link in the tar, to {escape(member.linkname)!r:.120}; store the file itself"
+    elif not member.isfile() or member.sparse is not None:
+        problem = "is no plain file in the tar"
+    elif member.offset_data + member.size > end:
+        problem = f"is truncated: the tar ends {member.offset_data + member.size - end} bytes before it does"
+    key = name.with_name(name.name.partition(".")[0])
+    place = Member(escape(member.name), member.offset_data, member.size)
+    return _named(key.as_posix(), str(path), place, problem)
 
 
 def with_seconds(items: Iterable[Item]) -> Iterator[Item]:
@@ -199,5 +244,5 @@ def _measure(item: Item) -> Item:
         return item
     try:
         return replace(item, seconds=item.open().duration)
-    except AudioError:
+    except AudioError:  # Not a failure of the machine, which says nothing about the file.
         return replace(item, seconds=0.0)  # It is rejected, with a reason, when its turn comes.

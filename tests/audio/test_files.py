@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
+import socket
 from pathlib import Path
 
 import librosa
@@ -284,10 +287,10 @@ def test_the_line_says_what_is_wrong(write, tmp_path, kind, words):
 def test_a_file_without_permission(write, monkeypatch):
     path = write()
 
-    def refuse(self, *args, **kwargs):
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse(path, *args, **kwargs):
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "open", refuse)  # file modes do not stop the superuser, who may run this
+    monkeypatch.setattr(os, "open", refuse)  # file modes do not stop the superuser, who may run this
     with pytest.raises(AudioError, match=r"a\.wav: cannot be read \(Permission denied\)"):
         load_audio(path)
 
@@ -298,6 +301,114 @@ def test_a_wav_written_to_a_pipe_promises_too_much_and_is_read(write):
     data[4:8] = data[40:44] = b"\xff\xff\xff\xff"
     path.write_bytes(data)
     assert load_audio(path)[0].shape == (1, 8000)
+
+
+KINDS = [
+    *(("WAV", kind) for kind in ("PCM_16", "PCM_24", "FLOAT", "ULAW", "IMA_ADPCM", "MS_ADPCM", "GSM610", "G721_32")),
+    *(("WAVEX", "PCM_16"), ("RF64", "PCM_16"), ("RF64", "FLOAT"), ("W64", "PCM_16"), ("W64", "GSM610")),
+    *(("AIFF", "PCM_16"), ("AIFF", "ULAW"), ("CAF", "PCM_16"), ("CAF", "ALAC_16"), ("AU", "PCM_16"), ("AU", "ULAW")),
+    *(("NIST", "PCM_16"), ("NIST", "ULAW"), ("FLAC", "PCM_16"), ("VOC", "PCM_16"), ("AVR", "PCM_16")),
+    *(("SVX", "PCM_16"), ("WVE", "ALAW"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III")),
+]
+
+
+@pytest.mark.parametrize(("kind", "subtype"), KINDS)
+def test_each_format_is_read_whole_in_equal_pieces_and_refused_when_cut(tmp_path, kind, subtype):
+    path = tmp_path / "sound"
+    samples = np.random.default_rng(0).uniform(-0.5, 0.5, 24007) * np.sin(np.arange(24007) / 40)
+    soundfile.write(path, samples, 8000, format=kind, subtype=subtype)
+    source = AudioSource.open(path)
+    source.check_end()
+    whole = source.read()
+    assert 24007 <= whole.shape[-1] == source.num_samples < 24007 + 500
+    for start in (12000, 100, 23000, 0):
+        assert torch.equal(source.read(None, start, 900), whole[:, start : start + 900])
+    assert torch.equal(torch.cat(list(source.blocks(8000, 999)), -1), whole)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(0.6 * len(data))])
+
+    def read() -> None:
+        AudioSource.open(path).check_end()
+
+    with pytest.raises(AudioError, match=r"sound: (is truncated|cannot be decoded|is no audio)"):
+        read()
+
+
+@pytest.mark.parametrize("name", ["pipe.wav", "pipe.mp3", "socket.wav"])
+def test_what_would_wait_for_a_writer_is_never_opened(tmp_path, name):
+    if name.startswith("pipe"):
+        os.mkfifo(tmp_path / name)
+    else:
+        with socket.socket(socket.AF_UNIX) as waiting:
+            waiting.bind(str(tmp_path / name))
+    with pytest.raises(AudioError, match=rf"{name}: is a pipe, socket or device"):
+        AudioSource.open(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("name", ["x" * 300 + ".wav", "a\0b.wav", "\ud800.wav", "a" * 5000])
+def test_a_name_that_no_file_can_have_is_the_names_fault(tmp_path, name):
+    with pytest.raises(AudioError, match="cannot be read") as caught:
+        AudioSource.open(tmp_path / name)
+    assert "\0" not in str(caught.value)
+    str(caught.value).encode()
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO])
+@pytest.mark.parametrize("name", ["a.wav", "a.mp3"])
+def test_a_failure_of_the_machine_says_nothing_about_the_file(write, monkeypatch, name, number):
+    path = write(name)
+
+    def fail(*args, **kwargs):
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        with pytest.raises(OSError, match=os.strerror(number)) as caught:
+            AudioSource.open(path)
+    assert caught.value.filename == str(path)
+    source = AudioSource.open(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", fail)
+        with pytest.raises(OSError, match=os.strerror(number)):
+            source.read()
+
+
+def test_a_piece_is_read_with_one_opening_of_its_file(write, monkeypatch):
+    paths = [write("a.wav"), write("a.flac")]
+    opened = []
+    open_file = os.open
+    monkeypatch.setattr(os, "open", lambda path, *rest, **known: opened.append(path) or open_file(path, *rest, **known))
+    for path in paths:
+        AudioSource(path, 16000, 0, 8000).read(8000, 100, 50)
+    assert opened == paths
+
+
+@pytest.mark.parametrize(("rate", "seconds"), [(99, 1), (2_000_000, 0.001)])
+def test_a_rate_that_no_audio_has_is_refused(write, rate, seconds):
+    with pytest.raises(AudioError, match=rf"a\.wav: its sample rate is {rate} Hz"):
+        AudioSource.open(write(samples=np.zeros(10), rate=rate))
+
+
+def test_too_many_channels_are_refused(write):
+    with pytest.raises(AudioError, match=r"a\.wav: has 300 channels"):
+        AudioSource.open(write(samples=np.zeros((10, 300))))
+
+
+def test_a_header_that_promises_more_than_its_bytes_can_hold_is_refused(write):
+    path = write("a.flac")
+    data = bytearray(path.read_bytes())
+    data[21] |= 0x0F
+    data[22:26] = b"\xff" * 4
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match=r"a\.flac: its header promises 68719476735 samples"):
+        AudioSource.open(path)
+
+
+@pytest.mark.parametrize("rate", [0, -16000])
+def test_audio_is_not_read_at_no_rate(write, rate):
+    with pytest.raises(AudioError, match=r"a\.wav: expected a positive sample rate"):
+        load_audio(write(), rate)
 
 
 def test_the_end_of_a_file_can_be_checked_without_reading_it(write, tmp_path):
@@ -371,6 +482,36 @@ def test_audio_files_are_found_by_suffix_and_sorted(tmp_path):
         path.touch()
     found = [str(path.relative_to(tmp_path)) for path in find_audio_files(tmp_path)]
     assert found == ["a/x.ogg", "b/1.flac", "b/2.WAV", "c.mp3"]
+
+
+def test_audio_is_found_under_every_suffix_that_corpora_use(tmp_path):
+    suffixes = "sph wv1 wv2 nist aifc m4a mp4 aac webm mka amr 3gp gsm wma rf64 spx".split()  # noqa: SIM905
+    names = [f"{number:02}.{suffix}" for number, suffix in enumerate(suffixes)]
+    for name in names:
+        (tmp_path / name).touch()
+    (tmp_path / "q.wav").symlink_to("nowhere.wav")
+    assert [path.name for path in find_audio_files(tmp_path)] == [*names, "q.wav"]
+
+
+def test_a_folder_that_cannot_be_searched_stands_among_the_files(tmp_path, monkeypatch):
+    for name in ("a/1.wav", "b/1.wav", "c/1.wav"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    scandir = os.scandir
+
+    def refuse(path, number=errno.EACCES):
+        if Path(path).name == "b":
+            raise OSError(number, os.strerror(number), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = find_audio_files(tmp_path)
+    assert [str(path.relative_to(tmp_path)) for path in found] == ["a/1.wav", "b", "c/1.wav"]
+    with pytest.raises(AudioError, match=r"/b: cannot be read \(Permission denied\)"):
+        AudioSource.open(found[1])
+    monkeypatch.setattr(os, "scandir", lambda path: refuse(path, errno.EMFILE))
+    with pytest.raises(OSError, match="Too many open files"):
+        find_audio_files(tmp_path)
 
 
 def test_a_folder_that_is_none(tmp_path):

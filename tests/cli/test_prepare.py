@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -158,6 +160,66 @@ def test_an_earlier_run_is_kept_without_force_and_wholly_replaced_with_it(tmp_pa
 
     assert run("prepare", "folder", small, "-o", data, "--force")[0] == 0
     assert {path.name for path in data.iterdir()} == {"train.jsonl.gz", "summary.json"}
+
+
+def test_force_removes_only_what_prepare_has_written(tmp_path, run):
+    corpus, data = make_corpus(tmp_path / "corpus", speakers=1, utterances=3), tmp_path / "data"
+    data.mkdir()
+    (data / "train.jsonl.gz").write_bytes(b"mine")
+    code, _, err = run("prepare", "folder", corpus, "-o", data, "--force")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "train.jsonl.gz may not all be what prepare has written" in err
+    assert (data / "train.jsonl.gz").read_bytes() == b"mine"
+
+    (data / "train.jsonl.gz").unlink()
+    (data / "notes.txt").write_text("mine")
+    assert run("prepare", "folder", corpus, "-o", data)[0] == 0
+    (data / "dev.jsonl.gz").write_bytes(b"edited")
+    assert run("prepare", "folder", corpus, "-o", data, "--force")[0] == 2
+    assert (data / "dev.jsonl.gz").read_bytes() == b"edited"
+
+    (data / "dev.jsonl.gz").unlink()
+    assert run("prepare", "folder", corpus, "-o", data, "--force")[0] == 0
+    assert set(read_splits(data)) == set(SPLITS)
+    assert (data / "notes.txt").read_text() == "mine"
+
+
+def test_a_failure_while_writing_leaves_nothing_half(tmp_path, run, monkeypatch):
+    corpus, data = make_corpus(tmp_path / "corpus", speakers=1, utterances=3), tmp_path / "data"
+    assert run("prepare", "folder", corpus, "-o", data)[0] == 0
+    before = {path.name: path.read_bytes() for path in data.iterdir()}
+
+    def fail(*_):
+        raise OSError(28, "No space left on device", "summary.json")
+
+    monkeypatch.setattr("audiovq.data.prepare.write_json", fail)
+    assert run("prepare", "folder", corpus, "-o", data, "--force", "--min-seconds", 0.01)[0] == 2
+    assert {path.name: path.read_bytes() for path in data.iterdir()} == before
+
+
+def test_manifests_name_audio_below_them_relatively(tmp_path, run):
+    corpus = make_corpus(tmp_path / "data" / "wavs", speakers=1, utterances=3)
+    assert run("prepare", "folder", corpus, "-o", tmp_path / "data")[0] == 0
+    text = gzip.decompress((tmp_path / "data" / "train.jsonl.gz").read_bytes()).decode()
+    assert json.loads(text)["path"].startswith("wavs/s0/")
+
+
+def test_links_tars_and_names_that_no_manifest_can_hold_are_listed(tmp_path, run):
+    corpus, data = make_corpus(tmp_path / "corpus", speakers=1, utterances=3), tmp_path / "data"
+    (corpus / "gone.wav").symlink_to("nowhere.wav")
+    (corpus / "speech.tar").touch()
+    os.mkfifo(corpus / "pipe.wav")
+    (corpus / "voice.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(500))
+    Path(os.fsdecode(os.fsencode(corpus) + b"/b\xff.wav")).write_bytes((corpus / "s0/0.wav").read_bytes())
+    assert run("prepare", "folder", corpus, "-o", data)[0] == 0
+    lines = [json.loads(line) for line in (data / "left_out.jsonl").read_text().split("\n") if line]
+    assert {line["item"]: line["reason"] for line in lines} == {
+        "gone": "unusable audio",
+        "pipe": "unusable audio",
+        "voice": "unusable audio",
+        "speech.tar": "a tar",
+        "b\\udcff": "unusable file name",
+    }
 
 
 @pytest.mark.parametrize(

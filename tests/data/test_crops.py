@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import replace
@@ -103,6 +104,15 @@ def test_only_the_crop_is_read_from_a_long_file(tmp_path, monkeypatch, rate):
     CropSampler([utterance], 16000, 16000, 10, seed=0).batch(0)
     # At another rate a crop is resampled in the whole blocks of half a second that it lies in.
     assert 10 * rate <= read < (1.05 if rate == 16000 else 1.8) * 10 * rate
+
+
+def test_a_crop_opens_its_file_once(tmp_path, monkeypatch):
+    utterance = make(tmp_path, "a", 5000)
+    opened = []
+    open_file = os.open
+    monkeypatch.setattr(os, "open", lambda path, *rest, **known: opened.append(path) or open_file(path, *rest, **known))
+    CropSampler([utterance], 16000, 400, 8, seed=0).batch(0)
+    assert opened == 8 * [utterance.path]
 
 
 def test_a_file_that_was_replaced_is_an_error_that_names_it(tmp_path):

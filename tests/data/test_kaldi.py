@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from audiovq.data.kaldi import list_kaldi, read_kaldi, write_kaldi
+from audiovq.data.listing import open_entries
 from audiovq.data.manifest import Utterance
 from audiovq.errors import ManifestError
 
@@ -152,3 +153,26 @@ def test_what_kaldi_would_misread_is_not_written(tmp_path, audio, change, messag
     with pytest.raises(ManifestError, match=message):
         write_kaldi(tmp_path / "kaldi", [replace(segment("a", audio, 0, 100), **change)])
     assert not (tmp_path / "kaldi").exists()
+
+
+def test_a_byte_order_mark_is_no_part_of_an_id(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000), 16000)
+    tables = {"wav.scp": f"rec1 {tmp_path / 'a.wav'}\r\n", "utt2spk": "rec1 s1\r\n", "text": "rec1 hello\r\n"}
+    for name, content in tables.items():
+        (tmp_path / name).write_text(content, encoding="utf-8-sig", newline="")
+    (item,) = read_kaldi(tmp_path)
+    assert (item.id, item.speaker, item.text) == ("rec1", "s1", "hello")
+
+
+def test_a_path_with_a_nul_is_listed_and_the_others_go_on(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000), 16000)
+    (tmp_path / "wav.scp").write_text(f"a {tmp_path / 'a.wav'}\nb /x\0y.wav\n")
+    utterances, left_out = open_entries(list_kaldi(tmp_path))
+    assert [item.id for item in utterances] == ["a"]
+    assert [(item.item, item.reason) for item in left_out] == [("b", "unusable audio")]
+
+
+def test_an_endless_line_is_refused(tmp_path):
+    (tmp_path / "wav.scp").write_text("a " + "x" * 2**21)
+    with pytest.raises(ManifestError, match=r"wav\.scp:1: is longer than 1048576 characters"):
+        list_kaldi(tmp_path)

@@ -140,6 +140,12 @@ def test_optional_fields_and_blank_lines(tmp_path):
         (dict(GOOD, id="b", path=""), "path: expected the name of a file"),
         (dict(GOOD, id="b", path="a\0.wav"), "path: expected the name of a file"),
         (dict(GOOD, id="b", path="\ud800.wav"), "path: .* not valid Unicode"),
+        (dict(GOOD, id="b", speaker="\ud800"), "speaker: .* not valid Unicode"),
+        (dict(GOOD, id="b", text="a \udcff"), "text: .* not valid Unicode"),
+        (dict(GOOD, id="b", text="x" * 2**20), "is longer than 1048576 bytes"),
+        (dict(GOOD, id="b", **{"x" * 2000: 1}), "x{60}: unknown field"),
+        (dict(GOOD, id="b", path="\0" * 2000), "path: expected the name of a file"),
+        (dict(GOOD, id="b\u2028"), "id: .* cannot name a file"),
         (dict(GOOD, id="../b"), "id: '../b' cannot name a file"),
         (dict(GOOD, id="a"), "id: 'a' stands in line 1 already"),
     ],
@@ -174,6 +180,29 @@ def test_a_file_that_is_no_manifest_is_named(tmp_path, name, content, message):
     assert name in str(caught.value)
 
 
+def test_one_endless_line_does_not_fill_the_memory(tmp_path):
+    with gzip.open(tmp_path / "m.jsonl.gz", "wb", compresslevel=1) as file:
+        for _ in range(64):
+            file.write(b" " * 2**20)
+    tracemalloc.start()
+    with pytest.raises(ManifestError, match=r"m\.jsonl\.gz:1: is longer than 1048576 bytes"):
+        read_manifest(tmp_path / "m.jsonl.gz")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20e6
+
+
+def test_a_byte_order_mark_is_no_part_of_a_manifest(tmp_path):
+    (tmp_path / "m.jsonl").write_text(json.dumps(GOOD) + "\n", encoding="utf-8-sig")
+    assert read_manifest(tmp_path / "m.jsonl")[0].id == "a"
+
+
+def test_only_a_line_feed_ends_a_line(tmp_path):
+    text = "one\u2028two\u2029three\x85four"
+    write_manifest(tmp_path / "m.jsonl", [utterance("a", text=text), utterance("b")])
+    assert [item.text for item in read_manifest(tmp_path / "m.jsonl")] == [text, None]
+
+
 def test_a_missing_manifest_or_a_folder_in_its_place_is_named(tmp_path):
     with pytest.raises(ManifestError, match=r"none\.jsonl: cannot be read \(No such file"):
         read_manifest(tmp_path / "none.jsonl")
@@ -200,6 +229,8 @@ def test_ids_that_can_name_a_file_are_kept(name):
         "a\0",
         "\x7f",
         "\x85",
+        "a\u2028b",
+        "a\u2029b",
         "x" * 201,
         "ü" * 101,
         "\ud800",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
+import os
 import tarfile
+import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,7 @@ import soundfile
 import torch
 
 from audiovq.audio.files import load_audio
-from audiovq.data.sources import Item, list_items, with_seconds
+from audiovq.data.sources import Item, _measure, list_items, with_seconds
 from audiovq.errors import AudioError, ManifestError
 
 
@@ -154,6 +158,124 @@ def test_a_tar_cannot_name_files_outside(tmp_path, name):
     tar = make_tar(tmp_path / "speech.tar", {name: b"x"})
     with pytest.raises(ManifestError, match=r"speech\.tar: .* expected a plain file below the tar's root"):
         names(tar)
+
+
+def problems(folder: Path) -> dict[str, str]:
+    """Why each item of a folder or tar cannot be used, by its id; those that can are left out."""
+    found = {}
+    for item in list_items([folder]):
+        try:
+            item.open()
+        except AudioError as error:
+            found[item.id] = str(error)
+    text = "".join(found.values())
+    assert "\n" not in text
+    assert text.encode().decode() == text
+    return found
+
+
+def test_names_that_are_no_ids_are_listed_and_the_others_go_on(tmp_path):
+    write(tmp_path / "good.wav")
+    for name in (b"b\xff.wav", b"d\xfe/a.wav", b"back\\slash.wav", b"x" * 120 + b"/" + b"y" * 120 + b".wav"):
+        path = tmp_path / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes((tmp_path / "good.wav").read_bytes())
+    found = problems(tmp_path)
+    assert len(found) == 4
+    assert "good" not in found
+    reasons = " ".join(found.values())
+    assert reasons.count("rename it") == 4
+    assert "b\\udcff.wav" in reasons
+    for item in list_items([tmp_path]):
+        (item.id + item.path).encode()
+
+
+def test_links_and_holes_in_a_tar_are_listed_and_the_others_go_on(tmp_path):
+    wav = write(tmp_path / "a.wav").read_bytes()
+    with tarfile.open(tmp_path / "speech.tar", "w") as tar:
+        for name, kind in {"s.wav": tarfile.SYMTYPE, "h.wav": tarfile.LNKTYPE, "f.wav": tarfile.FIFOTYPE}.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "good.wav"
+            tar.addfile(member)
+        for name in ("good.wav", "b\udcff.wav"):
+            member = tarfile.TarInfo(name)
+            member.size = len(wav)
+            tar.addfile(member, io.BytesIO(wav))
+        folder = tarfile.TarInfo("folder.wav")
+        folder.type = tarfile.DIRTYPE
+        tar.addfile(folder)
+    found = problems(tmp_path / "speech.tar")
+    assert {name.partition("~")[0] for name in found} == {"s", "h", "f", "b_udcff"}
+    assert "is a link in the tar, to 'good.wav'" in found["s"]
+    assert "is no plain file" in found["f"]
+
+
+def raw_header(name: str, size: bytes, kind: bytes = b"0") -> bytes:
+    """A tar header with any bytes for the size."""
+    info = tarfile.TarInfo(name)
+    data = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    data[124:136], data[156:157] = size, kind
+    data[148:156] = b" " * 8
+    data[148:156] = b"%06o\0 " % sum(data)
+    return bytes(data)
+
+
+NEGATIVE = b"\xff" * 11 + b"\x00"
+HUGE = b"\x80" + b"\0" * 3 + b"\x7f" + b"\xff" * 7
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        raw_header("a.wav", NEGATIVE),
+        raw_header("a.txt", NEGATIVE),
+        raw_header("long", NEGATIVE, b"L"),
+        raw_header("long", HUGE, b"L"),
+        raw_header("long", HUGE, b"x"),
+        raw_header("a.txt", HUGE),
+        raw_header("long", b"00000000002\0", b"L") * 600,
+    ],
+)
+def test_a_tar_with_impossible_headers_is_one_error(tmp_path, content):
+    (tmp_path / "bad.tar").write_bytes(content + bytes(10240))
+    tracemalloc.start()
+    with pytest.raises(ManifestError, match=r"bad\.tar: is no tar or is damaged") as caught:
+        names(tmp_path / "bad.tar")
+    assert tracemalloc.get_traced_memory()[1] < 50e6
+    tracemalloc.stop()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("map_text", ["1\n0\n10\n", "99999\n", "x" * 600])
+def test_a_sparse_member_of_a_tar_is_told(tmp_path, map_text):
+    with tarfile.open(tmp_path / "sparse.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a.wav")
+        data = map_text.encode().ljust(1024, b"\0")
+        member.size = len(data)
+        member.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "a.wav"}
+        tar.addfile(member, io.BytesIO(data))
+    try:
+        assert "is no plain file in the tar" in problems(tmp_path / "sparse.tar")["a"]
+    except ManifestError as error:
+        assert "is no tar or is damaged" in str(error)  # noqa: PT017
+
+
+def test_a_pipe_in_the_place_of_a_tar_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "a.tar")
+    with pytest.raises(ManifestError, match=r"a\.tar: is a folder, pipe or device"):
+        names(tmp_path)
+
+
+def test_a_failure_of_the_machine_is_no_length(tmp_path, monkeypatch):
+    write(tmp_path / "a.wav")
+    (item,) = list_items([tmp_path])
+
+    def fail(*args, **kwargs):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(os, "open", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        _measure(replace(item, seconds=None))
 
 
 def test_inputs_that_cannot_be_used(tmp_path):

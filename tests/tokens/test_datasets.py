@@ -46,6 +46,7 @@ def codes(tmp_path, monkeypatch) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # So it says on a single CPU.
 @pytest.mark.parametrize("context", [None, "fork", "spawn"])
 def test_a_loader_gives_every_utterance_once_in_padded_batches(tmp_path, codes, context):
     dataset = TokenDataset(tmp_path)
@@ -109,6 +110,7 @@ def test_each_epoch_has_an_order_of_its_own_and_every_utterance_once(tmp_path, c
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # So it says on a single CPU.
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_that_outlive_an_epoch_see_the_next_one(tmp_path, codes, context):
     windows = PackedWindows(TokenSet(tmp_path), 7, separator=K, seed=0)

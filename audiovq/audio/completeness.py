@@ -1,0 +1,201 @@
+"""Whether a file holds all that its own headers promise: no decoder says so of every format.
+
+Only headers are read. A format that promises nothing, or a writer that could not know the length (it wrote to a pipe),
+cannot be seen to be cut.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable
+from typing import BinaryIO
+
+UNKNOWN = 0x7FFF0000
+"""Programs that write a WAV to a pipe cannot know its length and promise about 2 or 4 GiB."""
+
+_ASF = bytes.fromhex("3026b2758e66cf11")
+_ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+_XING = re.compile(rb"\xff[\xe0-\xff]..(?:.{9}|.{17}|.{32})(?:Xing|Info)\0\0\0[\1\3\5\7\x09\x0b\x0d\x0f](....)", re.S)
+_LOG = re.compile(r"^ *(?:data|SSND|BODY|Data Size|Data length|riff|Riff size)[ :]+(\d+) \(?should be (\d+)\)?", re.M)
+
+
+def missing_in_log(log: str, frames: int) -> str | None:
+    """What libsndfile's log tells to be missing; it opens such a file without a word.
+
+    Args:
+        log: `SoundFile.extra_info`.
+        frames: samples that libsndfile counts on.
+    """
+    wide = "ds64" in log or re.search(r"^riff :", log, re.M)  # Sizes of 64 bits.
+    for match in _LOG.finditer(log):
+        promised, present = int(match[1]), int(match[2])
+        if present < promised < (2**62 if wide else UNKNOWN):
+            return f"{promised - present} bytes of its audio data are missing"
+    match = re.search(r"^ *Frames +: (\d+)", log, re.M)
+    if match and "Sample Dump" not in log and frames < int(match[1]) < 2**62:
+        return f"{int(match[1]) - frames} of its samples are missing"
+    return "its last block is cut" if "Seems to be a truncated file." in log else None
+
+
+def missing_in_file(file: BinaryIO, size: int) -> str | None:
+    """What is missing of a file of `size` bytes, as the headers of its container tell."""
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] == b"OggS":
+        return walk_ogg(file, size)[1]
+    if head[:7] == b"NIST_1A":
+        missing = _nist_end(file) - size
+    elif head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide"):
+        missing = _walk(file, size, 0, _box_size)
+    elif head[:4] == b"caff":
+        missing = _walk(file, size, 8, _caf_size)
+    elif head[:4] in (b"RIFF", b"FORM"):
+        missing = _walk(file, size, 12, _riff_size if head[:4] == b"RIFF" else _form_size)
+    elif head[:4] == b"\x1aE\xdf\xa3":
+        missing = _matroska_end(file) - size
+    elif head[:8] == _ASF:
+        missing = _asf_end(file) - size
+    else:
+        return None
+    return f"{missing} bytes of it are missing" if missing > 0 else None
+
+
+def walk_ogg(file: BinaryIO, size: int) -> tuple[int, str | None]:
+    """Streams of an Ogg file (RFC 3533), side by side or chained, and what is missing: a last page says that it is one.
+
+    Only the headers of its pages are read.
+    """
+    position, streams = 0, 0
+    numbers: dict[int, int] = {}  # The last page of each stream that has begun and not ended.
+    while position + 27 <= size:
+        file.seek(position)
+        head = file.read(282)
+        if head[:4] != b"OggS":
+            break
+        flags, serial, number = struct.unpack("<5xB8xII", head[:22])
+        if flags & 2:
+            streams += 1
+        elif number > (expected := numbers.get(serial, number) + 1):
+            return streams, f"its pages {expected} to {number - 1} are missing"
+        numbers[serial] = number
+        position += 27 + head[26] + sum(head[27 : 27 + head[26]])
+        if flags & 4 and position <= size:
+            del numbers[serial]
+    if position > size:
+        return streams, f"{position - size} bytes of its last page are missing"
+    return streams, "the page that ends it is missing" if numbers else None
+
+
+def missing_in_mp3(file: BinaryIO, first: int, packets: int, last: bytes) -> str | None:
+    """What is missing of an MP3: frames that its Xing frame counts, or the end of its last frame.
+
+    Args:
+        first: where the first frame of sound begins; a Xing frame precedes it.
+        packets: frames that were found.
+        last: the last of them.
+    """
+    file.seek(max(0, first - 2048))
+    before = file.read(min(first, 2048))
+    match = _XING.search(before)
+    if match and packets < (promised := struct.unpack(">I", match[1])[0]):
+        return f"{promised - packets} of its {promised} frames are missing"
+    missing = _mp3_frame_size(last[:4]) - len(last)
+    return f"{missing} bytes of its last frame are missing" if missing > 0 else None
+
+
+def _walk(file: BinaryIO, size: int, position: int, measure: Callable[[bytes], int | None]) -> int:
+    """By how much chunks, one after another from `position` on, go beyond a file of `size` bytes."""
+    while position + 8 <= size:
+        file.seek(position)
+        length = measure(file.read(16).ljust(16, b"\0"))
+        if length is None:
+            return 0
+        position += length
+    return position - size
+
+
+def _box_size(head: bytes) -> int | None:
+    """Bytes of a box of ISO 14496-12; None: up to the file's end, or no box at all."""
+    size, kind, large = struct.unpack(">I4sQ", head)
+    size = large if size == 1 else size
+    return size if size >= 8 and re.fullmatch(rb"[ -~\xa9]{4}", kind) else None
+
+
+def _caf_size(head: bytes) -> int | None:
+    size = struct.unpack(">q", head[4:12])[0]
+    return 12 + size if size >= 0 else None
+
+
+def _riff_size(head: bytes) -> int | None:
+    size = struct.unpack("<I", head[4:8])[0]
+    # The byte that fills up an odd chunk is often left out at the end.
+    return 8 + size + (size % 2 and head[:4] != b"data") if size < UNKNOWN else None
+
+
+def _form_size(head: bytes) -> int:
+    size = struct.unpack(">I", head[4:8])[0]
+    return 8 + size + (size % 2 and head[:4] != b"SSND")
+
+
+def _nist_end(file: BinaryIO) -> int:
+    file.seek(0)
+    text = file.read(1024).decode("ascii", "replace")
+    header = re.match(r"NIST_1A\s+(\d+)", text)
+    fields = dict(re.findall(r"^(sample_count|sample_n_bytes|channel_count|sample_coding) -\w+ (\S+)", text, re.M))
+    numbers = [fields.get(name, "") for name in ("sample_count", "sample_n_bytes", "channel_count")]
+    if not header or "shorten" in fields.get("sample_coding", "") or not all(number.isdecimal() for number in numbers):
+        return 0
+    count, width, channels = map(int, numbers)
+    return int(header[1]) + count * width * channels
+
+
+def _matroska_end(file: BinaryIO) -> int:
+    """Where the segment of a Matroska or WebM file ends; 0: it does not say."""
+    position = 0
+    for _ in range(3):  # The header, perhaps something void, the segment.
+        file.seek(position)
+        head = file.read(12).ljust(12, b"\0")
+        width = 9 - head[4].bit_length()
+        bits = int.from_bytes(head[4 : 4 + width], "big") & ((1 << 7 * width) - 1)
+        if width > 8 or bits == (1 << 7 * width) - 1:
+            return 0
+        position += (1 if head[0] == 0xEC else 4) + width + bits
+        if head[:4] == b"\x18S\x80g":
+            return position
+    return 0
+
+
+def _asf_end(file: BinaryIO) -> int:
+    file.seek(0)
+    head = file.read(1 << 16)
+    place = head.find(_ASF_PROPERTIES)
+    if place < 0 or len(head) < place + 92:
+        return 0
+    (size,), (flags,) = struct.unpack_from("<Q", head, place + 40), struct.unpack_from("<I", head, place + 88)
+    return 0 if flags & 1 else size  # A broadcast does not know its length.
+
+
+def _mp3_frame_size(head: bytes) -> int:
+    """Bytes of a frame of MPEG audio (ISO 11172-3, 13818-3) by its header; 0: it does not say."""
+    if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
+        return 0
+    version, layer, rate_index, coarse = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 4, head[2] >> 2 & 3
+    if version == 1 or layer == 4 or rate_index in (0, 15) or coarse == 3:
+        return 0
+    rate = (44100, 48000, 32000)[coarse] >> (0, 1, 2)[{3: 0, 2: 1, 0: 2}[version]]
+    if version == 3:
+        table = {
+            1: range(0, 449, 32),
+            2: (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
+            3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+        }[layer]
+    else:
+        table = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
+        if layer == 1:
+            table = (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256)
+    bits, padding = table[rate_index] * 1000, head[2] >> 1 & 1
+    if layer == 1:
+        return (12 * bits // rate + padding) * 4
+    samples = 576 if layer == 3 and version != 3 else 1152
+    return samples * bits // 8 // rate + padding

@@ -1,0 +1,204 @@
+"""Audio that FFmpeg decodes (through PyAV): MP3, MP4, Matroska, and what libsndfile does not read to its end.
+
+Samples are those of the `ffmpeg` program: encoder delay and padding are cut as it cuts them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import TYPE_CHECKING, cast
+
+import av
+import av.error
+import numpy as np
+
+from audiovq.audio.completeness import missing_in_file, missing_in_mp3
+from audiovq.audio.decoding import Decoder, FilePart, Place, check_header, reason
+from audiovq.errors import AudioError
+
+if TYPE_CHECKING:
+    from av import AudioFrame
+    from av.audio.stream import AudioStream
+    from av.container import InputContainer
+    from av.packet import Packet
+
+FORMATS = (
+    "aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,au,caf,dts,eac3,flac,gsm,loas,matroska,mov,mp3,mpc,mpc8,nistsphere,ogg,"
+    "shn,tta,voc,w64,wav,wv"
+)
+"""FFmpeg's names of the containers that are read. Playlists and the like are not: they would open other files."""
+
+_OPTIONS = {"format_whitelist": FORMATS}
+_COUNTED = frozenset({"tta", "ape", "wv", "mpc8", "flac"})
+"""Containers whose header tells their samples exactly, if it tells them."""
+
+
+class StreamDecoder(Decoder):
+    """Decodes from the start on: only then is a piece equal to that of the whole, since decoders remember much."""
+
+    def __init__(self, place: Place, unread: str = "not asked"):
+        self._place, self._unread = place, unread
+        self.restart()
+        self.sample_rate, self.channels = self._rate, self._channels
+
+    _container: InputContainer
+    _stream: AudioStream
+
+    @property
+    def length(self) -> int:
+        return _count(self._place)
+
+    def check_end(self) -> None:
+        """Raise `AudioError` if the end cannot be decoded."""
+        _count(self._place)
+
+    def read(self, count: int) -> np.ndarray:
+        parts: list[np.ndarray] = []
+        while count:
+            if not len(self._left) and (frame := next(self._frames, None)) is not None:
+                self._left = _mono(frame)
+            if not len(self._left):
+                break
+            parts.append(self._left[:count])
+            self._left = self._left[count:]
+            count -= len(parts[-1])
+            self.position += len(parts[-1])
+        return np.concatenate(parts) if parts else np.zeros(0, np.float32)
+
+    def close(self) -> None:
+        self._container.close()
+        self._file.close()
+
+    def restart(self) -> None:
+        self._open()
+        first = next(self._frames, None)
+        self._left = np.zeros(0, np.float32) if first is None else _mono(first)
+        self.position = 0
+
+    def _open(self) -> None:
+        if hasattr(self, "_file"):
+            self.close()
+        self._file = FilePart(self._place)
+        try:
+            # A file object, never a name: FFmpeg takes some names for addresses.
+            self._container = av.open(self._file, "r", options=_OPTIONS, metadata_errors="replace")
+        except (av.error.FFmpegError, EOFError) as error:
+            self._file.close()
+            raise AudioError(
+                f"{self._place.path}: is no audio that libsndfile reads ({self._unread}), nor FFmpeg ({reason(error)})"
+            ) from error
+        stream = self._container.streams.best("audio")
+        if stream is None or stream.codec_context is None:
+            self.close()
+            raise AudioError(f"{self._place.path}: holds no audio that FFmpeg decodes")
+        self._stream = cast("AudioStream", stream)
+        context = self._stream.codec_context
+        self._rate, self._channels = context.sample_rate, context.channels
+        check_header(self._place.path, self._rate, self._channels)
+        context.thread_count = 1
+        self._frames = self._decode()
+
+    def _decode(self) -> Iterator[AudioFrame]:
+        """The frames in their order; all of them have one rate.
+
+        The decoder's is known from the first on: the header of AAC may name half of it.
+        """
+        path = self._place.path
+        for packet in self._packets():
+            for frame in self._decode_packet(packet):
+                if self._first:
+                    self._rate, self._channels, self._first = frame.sample_rate, frame.layout.nb_channels, False
+                    check_header(path, self._rate, self._channels)
+                if frame.sample_rate != self._rate:
+                    raise AudioError(
+                        f"{path}: changes its sample rate from {self._rate} to {frame.sample_rate} Hz; cut it there"
+                    )
+                if frame.samples:
+                    yield frame
+
+    def _packets(self) -> Iterator[Packet]:
+        self._first, self._first_position, self._number, self._last = True, None, 0, b""
+        try:
+            yield from self._container.demux(self._stream)
+        except (av.error.FFmpegError, EOFError) as error:
+            raise AudioError(f"{self._place.path}: {_DAMAGED.format(reason(error))}") from error
+
+    def _decode_packet(self, packet: Packet) -> list[AudioFrame]:
+        if packet.is_corrupt:
+            raise AudioError(f"{self._place.path}: {_DAMAGED.format('a packet is incomplete')}")
+        mp3 = self._container.format.name == "mp3" and packet.size
+        data = bytes(packet) if mp3 else b""
+        if mp3 and (data[0] != 0xFF or data[1] < 0xE0):
+            return []  # A tag, such as lies between files that were put together.
+        if self._first_position is None:
+            self._first_position = packet.pos
+        if packet.size:
+            self._number, self._last = self._number + 1, data
+        try:
+            return packet.decode()  # type: ignore[return-value]
+        except EOFError:
+            return []
+        except av.error.FFmpegError as error:
+            raise AudioError(f"{self._place.path}: {_DAMAGED.format(reason(error))}") from error
+
+    def count(self) -> int:
+        """Decode to the end; the number of samples.
+
+        Raises:
+            AudioError: the end is missing, or something cannot be decoded.
+        """
+        self._open()
+        total = sum(frame.samples for frame in self._frames)
+        name, stream = self._container.format.name, self._stream
+        missing = None
+        if name == "mp3":
+            missing = missing_in_mp3(self._file, self._first_position or 0, self._number, self._last)  # type: ignore[arg-type]
+        elif name in _COUNTED and stream.duration and stream.time_base:
+            promised = math.floor(stream.duration * stream.time_base * self._rate)
+            missing = f"{promised - total} of its {promised} samples are missing" if total < promised else None
+        if missing:
+            raise AudioError(f"{self._place.path}: is truncated: {missing}")
+        return total
+
+
+_DAMAGED = "cannot be decoded ({}); is the file damaged?"
+
+
+@lru_cache(maxsize=2**16)
+def _count(place: Place) -> int:
+    """Samples of a file, counted once a process: no header is believed."""
+    decoder = StreamDecoder(place)
+    try:
+        return decoder.count()
+    finally:
+        decoder.close()
+
+
+def open_stream(place: Place, unread: str) -> StreamDecoder:
+    """Open what FFmpeg decodes.
+
+    Args:
+        unread: why libsndfile does not read it.
+
+    Raises:
+        AudioError: FFmpeg does not read it, or its container is cut.
+    """
+    with FilePart(place) as file:
+        if missing := missing_in_file(file, place.size):  # type: ignore[arg-type]
+            raise AudioError(f"{place.path}: is truncated: {missing}")
+    return StreamDecoder(place, unread)
+
+
+def _mono(frame: AudioFrame) -> np.ndarray:
+    """The mean of a frame's channels: float32 [samples]."""
+    samples = frame.to_ndarray()
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, frame.layout.nb_channels).T
+    if samples.dtype == np.uint8:
+        samples = (samples.astype(np.float32) - 128) / 128
+    elif samples.dtype.kind == "i":
+        samples = samples * np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))
+    samples = samples.astype(np.float32, copy=False)
+    return samples[0] if len(samples) == 1 else samples.mean(axis=0)

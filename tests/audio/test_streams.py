@@ -1,0 +1,229 @@
+"""What FFmpeg decodes: whole, counted as `ffmpeg` counts, in equal pieces, and refused where it is cut."""
+
+from __future__ import annotations
+
+import shutil
+import struct
+import subprocess
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from audiovq.audio import AudioSource, load_audio
+from audiovq.audio.streams import StreamDecoder
+from audiovq.errors import AudioError
+
+RATE, SECONDS = 16000, 2
+FILES = {
+    # name: (encoder, rate, options of the encoder, options of the container, samples as ffmpeg counts them)
+    "aac.m4a": ("aac", 16000, {}, {}, 32768),
+    "fragmented.mp4": ("aac", 16000, {}, {"movflags": "frag_keyframe+empty_moov"}, 33792),
+    "faststart.m4a": ("aac", 16000, {}, {"movflags": "faststart"}, 32768),
+    "alac.m4a": ("alac", 16000, {}, {}, 32000),
+    "phone.3gp": ("aac", 16000, {}, {}, 32768),
+    "adts.aac": ("aac", 16000, {}, {}, 33792),
+    "opus.webm": ("libopus", 48000, {}, {}, 96000),
+    "opus.mka": ("libopus", 48000, {}, {}, 96000),
+    "cbr.mp3": ("libmp3lame", 16000, {}, {}, 32000),
+    "vbr.mp3": ("libmp3lame", 16000, {"q": "4"}, {}, 32000),
+    "no xing.mp3": ("libmp3lame", 16000, {}, {"write_xing": "0"}, 33408),
+    "in.wav": ("libmp3lame", 16000, {}, {}, 33408),
+    "voice.amr": ("libopencore_amrnb", 8000, {}, {}, 16160),
+    "flac.oga": ("flac", 16000, {}, {}, 32000),
+    "wave.wv": ("wavpack", 16000, {}, {}, 32000),
+    "true.tta": ("tta", 16000, {}, {}, 32000),
+    "layer.mp2": ("mp2", 16000, {}, {}, 32256),
+}
+
+
+def speech(rate: int = RATE, seconds: float = SECONDS) -> np.ndarray:
+    """A voiced signal, loud from its first sample to its last."""
+    time = np.arange(round(rate * seconds)) / rate
+    phase = 2 * np.pi * (120 * time + 10 * np.sin(4 * time))
+    return (0.15 * sum(np.sin(k * phase) / k for k in range(1, 12))).astype(np.float32)
+
+
+def encode(path: Path, encoder: str, rate: int, options: dict[str, str], container: dict[str, str]) -> Path:
+    """Write `speech` with FFmpeg, in the format that the name's suffix stands for."""
+    with av.open(str(path), "w", options=container) as file:
+        stream = file.add_stream(encoder, rate=rate, layout="mono", options=options)
+        frame = av.AudioFrame.from_ndarray(speech(rate)[None], format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+        resampler = av.AudioResampler(format=stream.format, layout="mono", rate=rate)
+        for given in (*resampler.resample(frame), *resampler.resample(None), None):
+            file.mux(stream.encode(given))
+    return path
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("streams")
+    return {name: encode(folder / name, *how[:-1]) for name, how in FILES.items()}
+
+
+def cut(path: Path, share: float = 0.6) -> Path:
+    """The first part of a file, beside it."""
+    data = path.read_bytes()
+    short = path.with_name(f"cut {path.name}")
+    short.write_bytes(data[: int(share * len(data))])
+    return short
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_as_many_samples_are_read_as_ffmpeg_decodes(files, name):
+    source = AudioSource.open(files[name])
+    assert (source.sample_rate, source.num_samples) == (FILES[name][1], FILES[name][-1])
+    wave = source.read()[0]
+    assert len(wave) == source.num_samples
+    source.check_end()
+    expected = speech(source.sample_rate)
+    delay = round(0.03 * source.sample_rate) + 1105  # More than any encoder's.
+    scores = np.correlate(np.pad(wave.numpy(), delay), expected, "valid") / (expected @ expected)
+    assert scores.max() > (0.4 if name == "voice.amr" else 0.9)  # The speech is in it, whole.
+
+
+@pytest.mark.skipif(not shutil.which("ffmpeg"), reason="compares with the program")
+@pytest.mark.parametrize("name", FILES)
+def test_the_program_counts_the_same(files, name):
+    command = ["ffmpeg", "-v", "error", "-i", files[name], "-map", "0:a:0", "-f", "f32le", "-"]
+    assert len(subprocess.run(command, capture_output=True, check=True).stdout) // 4 == FILES[name][-1]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_piece_is_that_of_the_whole_to_the_bit(files, name):
+    source = AudioSource.open(files[name])
+    whole = source.read()
+    for start in (9000, 0, 13337, source.num_samples - 777):
+        assert torch.equal(source.read(None, start, 777), whole[:, start : start + 777])
+    for size in (999, 16000):
+        assert torch.equal(torch.cat(list(source.blocks(16000, size)), -1), source.read(16000))
+
+
+def test_a_file_is_decoded_once_for_all_its_blocks(files, monkeypatch):
+    source = AudioSource.open(files["aac.m4a"])
+    starts = []
+    restart = StreamDecoder.restart
+    monkeypatch.setattr(StreamDecoder, "restart", lambda self: starts.append(self) or restart(self))
+    assert sum(block.shape[-1] for block in source.blocks(8000, 500)) == source.length_at(8000)
+    assert len(starts) == 1
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_cut_file_is_refused(files, name):
+    with pytest.raises(AudioError, match=r"cut .*: (is truncated|cannot be decoded|is no audio)") as caught:
+        AudioSource.open(cut(files[name]))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["aac.m4a", "opus.webm", "cbr.mp3", "no xing.mp3", "flac.oga"])
+def test_a_file_that_lacks_a_little_at_its_end_is_refused(files, name):
+    with pytest.raises(AudioError, match="is truncated"):
+        AudioSource.open(cut(files[name], 0.99))
+
+
+def test_files_one_after_the_other_are_read_to_the_last(files, tmp_path):
+    mp3 = files["cbr.mp3"].read_bytes()
+    (tmp_path / "two.mp3").write_bytes(mp3 + mp3)
+    assert AudioSource.open(tmp_path / "two.mp3").num_samples > 2 * 32000
+    soundfile.write(tmp_path / "a.opus", speech(48000), 48000, format="OGG", subtype="OPUS")
+    opus = (tmp_path / "a.opus").read_bytes()
+    (tmp_path / "chain.opus").write_bytes(opus + opus)
+    assert AudioSource.open(tmp_path / "chain.opus").num_samples == 2 * 96000
+    oga = files["flac.oga"].read_bytes()
+    (tmp_path / "chain.oga").write_bytes(oga + oga)
+    twice = np.tile(AudioSource.open(files["flac.oga"]).read()[0], 2)
+    assert np.array_equal(AudioSource.open(tmp_path / "chain.oga").read()[0], twice)
+    (tmp_path / "cut chain.opus").write_bytes(opus[: len(opus) // 2] + opus)
+    with pytest.raises(AudioError):
+        AudioSource.open(tmp_path / "cut chain.opus")
+
+
+def test_tags_and_artwork_are_no_sound(files, tmp_path):
+    data = files["no xing.mp3"].read_bytes()
+    size = 60000
+    tag = b"ID3\4\0\0" + bytes(size >> shift & 127 for shift in (21, 14, 7, 0))
+    content = b"APIC" + bytes(size - 10 >> shift & 127 for shift in (21, 14, 7, 0)) + b"\0\0"
+    content += b"\3image/png\0\3\0" + b"Xing\xff\xfb\x90\0" * 8000
+    (tmp_path / "tag.mp3").write_bytes(tag + content[:size] + data + b"TAG" + bytes(125))
+    assert torch.equal(load_audio(tmp_path / "tag.mp3")[0], load_audio(files["no xing.mp3"])[0])
+
+
+def test_flac_without_a_length_is_the_flac_with_one(tmp_path):
+    soundfile.write(tmp_path / "a.flac", speech(), RATE)
+    data = bytearray((tmp_path / "a.flac").read_bytes())
+    data[21] &= 0xF0
+    data[22:42] = bytes(20)
+    (tmp_path / "b.flac").write_bytes(data)
+    assert torch.equal(load_audio(tmp_path / "b.flac")[0], load_audio(tmp_path / "a.flac")[0])
+
+
+def test_a_change_of_rate_is_told(tmp_path):
+    for rate in (16000, 24000):
+        encode(tmp_path / f"{rate}.mp3", "libmp3lame", rate, {}, {})
+    (tmp_path / "both.mp3").write_bytes((tmp_path / "16000.mp3").read_bytes() + (tmp_path / "24000.mp3").read_bytes())
+    with pytest.raises(AudioError, match="changes its sample rate from 16000 to 24000 Hz"):
+        AudioSource.open(tmp_path / "both.mp3")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["ffconcat version 1.0\nfile secret.wav\n", "#EXTM3U\n#EXTINF:1,\nsecret.wav\n", "v=0\nm=audio 1 RTP/AVP 0\n"],
+)
+def test_a_list_that_names_other_files_is_no_audio(tmp_path, monkeypatch, text):
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("secret.wav", speech(), RATE)
+    Path("list.wav").write_text(text)
+    with pytest.raises(AudioError, match=r"list\.wav: is no audio"):
+        AudioSource.open("list.wav")
+
+
+def test_a_name_that_ffmpeg_would_take_for_an_address_is_a_name(files, tmp_path):
+    path = tmp_path / "concat:a|b.mp3"
+    shutil.copy(files["cbr.mp3"], path)
+    assert AudioSource.open(path).num_samples == 32000
+
+
+def test_a_video_without_sound_is_told(tmp_path):
+    with av.open(str(tmp_path / "silent.mp4"), "w") as file:
+        stream = file.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 64
+        for picture in [np.zeros((64, 64, 3), np.uint8)] * 3:
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(stream.encode(None))
+    with pytest.raises(AudioError, match=r"silent\.mp4: holds no audio"):
+        AudioSource.open(tmp_path / "silent.mp4")
+
+
+def test_a_file_that_is_replaced_is_counted_again(files, tmp_path):
+    path = tmp_path / "a.mp3"
+    shutil.copy(files["cbr.mp3"], path)
+    assert AudioSource.open(path).num_samples == 32000
+    path.write_bytes(files["cbr.mp3"].read_bytes() * 2)
+    assert AudioSource.open(path).num_samples > 64000
+
+
+def ogg_crc(page: bytes) -> int:
+    crc = 0
+    for byte in page:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1 ^ (0x04C11DB7 if crc & 0x80000000 else 0)) & 0xFFFFFFFF
+    return crc
+
+
+@pytest.mark.parametrize("rate", [0, 131_072_000, 2**31 - 1])
+def test_an_ogg_header_with_an_impossible_rate_is_refused(tmp_path, rate):
+    soundfile.write(tmp_path / "a.ogg", speech(), RATE, format="OGG", subtype="VORBIS")
+    data = bytearray((tmp_path / "a.ogg").read_bytes())
+    data[22:26] = bytes(4)
+    struct.pack_into("<I", data, 28 + 12, rate)
+    struct.pack_into("<I", data, 22, ogg_crc(bytes(data[:58])))
+    (tmp_path / "a.ogg").write_bytes(data)
+    with pytest.raises(AudioError, match=r"a\.ogg: (its sample rate is|is no audio|holds no audio)") as caught:
+        AudioSource.open(tmp_path / "a.ogg")
+    assert "\n" not in str(caught.value)
