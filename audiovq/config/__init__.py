@@ -32,6 +32,7 @@ from audiovq.config.decoders import (
 )
 from audiovq.config.encoders import ConvEncoderConfig, EncoderConfig, SpectralEncoderConfig
 from audiovq.config.experiments import (
+    AugmentationConfig,
     AutoencoderTrainingConfig,
     DataConfig,
     ExperimentConfig,
@@ -53,6 +54,7 @@ from audiovq.config.schema import PartConfig
 __all__ = [
     "AdversarialConfig",
     "AdversarialKind",
+    "AugmentationConfig",
     "AutoencoderConfig",
     "AutoencoderTrainingConfig",
     "BottleneckConfig",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -25,12 +26,20 @@ class LossConfig(Schema):
     """L1 distance of log-mel spectrograms, averaged over `fft_sizes`."""
     stft: Weight = 1.0
     """Spectral convergence plus L1 of log magnitudes, averaged over `fft_sizes` (Yamamoto et al., 2020)."""
+    pitch: Weight = 2.0
+    """Error of the pitch that the decoder says, in octaves, on voiced hops. For `decoder.type: source` alone."""
+    voicing: Weight = 0.5
+    """Cross-entropy in nats of the voicing that the decoder says. For `decoder.type: source` alone."""
     mu_law: Weight = 0.0
     """Cross-entropy of the samples' mu-law classes in nats a sample."""
     fft_sizes: list[Annotated[int, Field(ge=16, le=2**20)]] = Field(default=[2048, 1024, 512, 256, 128], min_length=1)
     """FFT sizes in samples of the spectrograms; each uses a Hann window as long and a hop of a quarter."""
     bottleneck: Weight = 1.0
     """The bottleneck's own loss (codebook and commitment loss for `vq`)."""
+
+    def of_decoder(self, terms: Mapping[str, Any]) -> Any:
+        """The weighted sum of the decoder's own terms, means over items."""
+        return sum(getattr(self, name) * term.mean() for name, term in terms.items())
 
     @model_validator(mode="after")
     def _something_is_minimised(self) -> LossConfig:
@@ -39,13 +48,36 @@ class LossConfig(Schema):
         return self
 
 
+Manifests = Path | Annotated[list[Path], Field(min_length=1)]
+"""One manifest or several."""
+
+
+class AugmentationConfig(Schema):
+    """How training crops are changed, each at random."""
+
+    gain: tuple[float, float] = (0.0, 0.0)
+    """Lowest and highest gain in decibels."""
+    flip: bool = False
+    """Turn half of the crops upside down."""
+    speeds: list[Annotated[float, Field(ge=0.5, le=2)]] = Field(default=[1.0], min_length=1)
+    """Speeds, of which each crop has one; pitch and formants change with it. Multiples of 0.05 are the cheapest."""
+
+
 class DataConfig(Schema):
     """Manifests and batches."""
 
-    train: Path
-    """Manifest of the training utterances."""
-    valid: Path
-    """Manifest of the validation utterances."""
+    train: Manifests
+    """Manifest of the training utterances, or several."""
+    valid: Manifests
+    """Manifest of the validation utterances, or several."""
+    shares: list[PositiveFloat] | None = None
+    """Shares of the training crops that each manifest gives, in proportion. None: every second is equally likely."""
+    memory_gib: Weight = 0.0
+    """Most memory in GiB for the training speech, kept as 16-bit samples. 0: crops are read from the files."""
+    augmentation: AugmentationConfig | None = None
+    """How training crops are changed. None: not at all."""
+    pitch: Literal["pyin", "swift"] | None = None
+    """Tracker of the true pitch, for `decoder.type: source`. None: `swift` if it is installed, else `pyin`."""
     crop_seconds: PositiveFloat = 1.0
     """Length of a training crop; rounded up to whole frames."""
     batch_size: PositiveInt = 16
@@ -55,6 +87,16 @@ class DataConfig(Schema):
     and is the same at every validation."""
     workers: PositiveInt = 2
     """Threads that read audio ahead of the training loop."""
+
+    @property
+    def train_manifests(self) -> list[Path]:
+        """The manifests of `train`."""
+        return self.train if isinstance(self.train, list) else [self.train]
+
+    @property
+    def valid_manifests(self) -> list[Path]:
+        """The manifests of `valid`."""
+        return self.valid if isinstance(self.valid, list) else [self.valid]
 
 
 class TrainingConfig(Schema):
@@ -112,6 +154,13 @@ class ExperimentConfig(AutoencoderConfig):
                 f"training.freeze: a frozen bottleneck of type {self.bottleneck.type} passes no gradient to the "
                 "encoder; freeze the encoder, too"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_share_for_each_manifest(self) -> ExperimentConfig:
+        shares, manifests = self.data.shares, self.data.train_manifests
+        if shares is not None and len(shares) != len(manifests):
+            raise ValueError(f"data.shares: expected {len(manifests)}, one for each of data.train, found {len(shares)}")
         return self
 
     @model_validator(mode="after")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float, Int
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from audiovq.batching import evenly_spread
 from audiovq.bottlenecks.base import bits_per_second, count_codes, perplexity
 from audiovq.config import AutoencoderConfig, ExperimentConfig
-from audiovq.data.crops import CropSampler
+from audiovq.data.crops import Crops, CropSampler
 from audiovq.data.manifest import Utterance, manifest_digest, read_manifest
+from audiovq.data.pitch import Tracker, pitch_tracks
 from audiovq.devices import seed_everything
 from audiovq.distributed import sum_over_processes
 from audiovq.errors import ConfigError, SpeakerError
@@ -31,6 +33,8 @@ from audiovq.training.loop import Batch, Task, fit
 from audiovq.training.optimization import build_optimizer, descend
 from audiovq.training.state import Progress
 
+Manifests = Mapping[Path, Sequence[Utterance]]
+"""Utterances by their manifest."""
 EXAMPLES = 4
 """Validation utterances whose audio and mel pictures are logged."""
 
@@ -55,7 +59,8 @@ def train_autoencoder(
         CheckpointError: the state or the release to start from is damaged.
         Stopped: SIGTERM or SIGINT arrived; the state was saved first.
     """
-    train, valid = read_manifest(config.data.train), read_manifest(config.data.valid)
+    train = {path: read_manifest(path) for path in config.data.train_manifests}
+    valid = {path: read_manifest(path) for path in config.data.valid_manifests}
     start, resumes = None, (Path(output) / STATE).exists() and not force
     if config.training.init_from is not None and not resumes:
         config, start = read_start(config, config.training.init_from)
@@ -66,7 +71,7 @@ def train_autoencoder(
     task = AutoencoderTask(config, train, valid, accelerator, Path(output) / RELEASE)
     if start is not None:
         task.model.load_state_dict(start[1].state_dict())
-    data = {f"data.{name}": manifest_digest(getattr(config.data, name)) for name in ("train", "valid")}
+    data = {f"data.{name}": list(map(manifest_digest, part)) for name, part in (("train", train), ("valid", valid))}
     with open_run(output, {"config": config.model_dump(mode="json"), "data": data}, accelerator, force) as folder:
         return fit(accelerator, task, config.training, folder)
 
@@ -77,12 +82,13 @@ class AutoencoderTask(Task[Autoencoder]):
     def __init__(
         self,
         config: ExperimentConfig,
-        train: list[Utterance],
-        valid: list[Utterance],
+        train: Manifests,
+        valid: Manifests,
         accelerator: Accelerator,
         released: Path,
     ):
-        self.config, self.valid, self.accelerator, self.released = config, valid, accelerator, released
+        self.config, self.accelerator, self.released = config, accelerator, released
+        self.valid = [utterance for part in valid.values() for utterance in part]
         settings, data = config.training, config.data
         seed_everything(settings.seed, "model")
         self.model = Autoencoder(config.model_part())
@@ -93,13 +99,27 @@ class AutoencoderTask(Task[Autoencoder]):
         self.optimizers = {"generator": build_optimizer(self.model, settings)}
         self.loss = build_loss(config.loss, config.sample_rate).to(accelerator.device)
         crop_samples = -(-round(data.crop_seconds * config.sample_rate) // config.hop_length) * config.hop_length
-        self.sampler = CropSampler(train, config.sample_rate, crop_samples, data.batch_size, settings.seed)
+        self.sampler = CropSampler(
+            [utterance for part in train.values() for utterance in part],
+            config.sample_rate,
+            crop_samples,
+            data.batch_size,
+            settings.seed,
+            crop_weights(train.values(), data.shares),
+            data.augmentation,
+        )
+        if data.memory_gib:
+            self.sampler.keep_in_memory(data.memory_gib, data.workers)
+        self.pitch = PitchTargets(self.model, self.sampler, train, data.pitch) if self.model.wants_pitch else None
+        self.inputs = ["wave", *(["speaker"] if config.speakers else []), *(["f0"] if self.pitch else [])]
         self.audio_seconds = crop_samples / config.sample_rate * data.batch_size * accelerator.num_processes
         self.workers = data.workers
 
     def batch(self, index: int) -> Batch:
-        wave, speakers = self.sampler.batch(index), speaker_numbers(self.sampler.speakers(index), self.config)
-        return (wave,) if speakers is None else (wave, speakers)
+        crops = self.sampler.batch(index)
+        names = [self.sampler.utterances[number].speaker for number in crops.numbers]
+        found = (crops.wave, speaker_numbers(names, self.config), self.pitch.of(crops) if self.pitch else None)
+        return tuple(tensor for tensor in found if tensor is not None)
 
     def update(self, step: int, batch: Batch) -> dict[str, Tensor]:
         network, bottleneck = self.networks["model"], self.model.bottleneck
@@ -108,15 +128,17 @@ class AutoencoderTask(Task[Autoencoder]):
             part.eval()  # Its statistics stay as they are, too.
         bottleneck.set_step(step)
         with self.accelerator.autocast():
-            output = network(*batch)
+            output = network(**dict(zip(self.inputs, batch, strict=True)))
         reconstruction, terms = self.loss(output.prediction, batch[0].repeat(output.bottleneck.samples, 1, 1))
         total = reconstruction.mean() + self.config.loss.bottleneck * output.bottleneck.loss
         total = total + bottleneck.surrogate_loss(output.bottleneck, reconstruction)
+        total = total + self.config.loss.of_decoder(output.terms)
         norm = descend(self.accelerator, total, network, self.optimizers["generator"], self.config.training.clip_norm)
         return {
             "loss": total.detach(),
             **terms,
             "bottleneck": output.bottleneck.loss.detach(),
+            **{name: value.detach().mean() for name, value in output.terms.items()},
             **output.bottleneck.metrics,
             "gradient_norm": norm,
         }
@@ -235,7 +257,36 @@ def check_same_model(config: ExperimentConfig, found: AutoencoderConfig) -> None
             )
 
 
-def with_speakers(config: ExperimentConfig, train: Sequence[Utterance], valid: Sequence[Utterance]) -> ExperimentConfig:
+def crop_weights(parts: Iterable[Sequence[Utterance]], shares: Sequence[float] | None) -> list[float]:
+    """How likely each utterance of several manifests is drawn: by its duration, and its manifest's share if given."""
+    durations = [np.array([utterance.duration for utterance in part]) for part in parts]
+    if shares is not None:
+        durations = [share * part / part.sum() for share, part in zip(shares, durations, strict=True)]
+    return np.concatenate(durations).tolist()
+
+
+class PitchTargets:
+    """The true pitch of training crops, for a decoder that starts from a source."""
+
+    def __init__(self, model: Autoencoder, sampler: CropSampler, train: Manifests, tracker: Tracker | None):
+        self._rate = sampler.sample_rate
+        self._times = model.pitch_times(sampler.crop_samples).numpy()
+        self._tracks = [pitch_tracks(path, utterances, tracker) for path, utterances in train.items()]
+        self._ends = np.cumsum([len(utterances) for utterances in train.values()])
+
+    def of(self, crops: Crops) -> Float[Tensor, "batch hops"]:
+        """Pitch in Hz, 0 where it is unvoiced, at the times that the decoder wants to know it."""
+        found = []
+        for number, speed, seconds in zip(
+            crops.numbers, crops.speeds, crops.seconds(self._times, self._rate), strict=True
+        ):
+            part = int(np.searchsorted(self._ends, number, side="right"))
+            first = int(self._ends[part - 1]) if part else 0
+            found.append(speed * self._tracks[part].at(number - first, seconds))
+        return torch.from_numpy(np.stack(found))
+
+
+def with_speakers(config: ExperimentConfig, train: Manifests, valid: Manifests) -> ExperimentConfig:
     """The config with the speakers of the training utterances, if its decoder is told who speaks and it names none.
 
     Raises:
@@ -245,9 +296,10 @@ def with_speakers(config: ExperimentConfig, train: Sequence[Utterance], valid: S
     if not getattr(decoder, "speaker_dim", 0):
         return config
     if not config.speakers:
-        names = sorted({utterance.speaker for utterance in train if utterance.speaker is not None})
+        everyone = (utterance.speaker for part in train.values() for utterance in part)
+        names = sorted({name for name in everyone if name is not None})
         config = config.model_copy(update={"decoder": decoder.model_copy(update={"speakers": names})})
-    for manifest, utterances in ((config.data.train, train), (config.data.valid, valid)):
+    for manifest, utterances in [*train.items(), *valid.items()]:
         for utterance in utterances:
             place = f"{manifest}: utterance {utterance.id!r}"
             if utterance.speaker is None:

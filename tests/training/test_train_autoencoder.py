@@ -3,19 +3,23 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from audiovq.audio.files import save_audio
 from audiovq.config import load_config
+from audiovq.data.crops import CropSampler
 from audiovq.data.manifest import read_manifest, write_manifest
 from audiovq.errors import AudioError, ConfigError, ManifestError
+from audiovq.models.autoencoder import Autoencoder
 from audiovq.models.tokenizer import AudioTokenizer
-from audiovq.training.autoencoder import AutoencoderTask, train_autoencoder
+from audiovq.training.autoencoder import AutoencoderTask, PitchTargets, train_autoencoder
 
 
 def lines_of(folder, part: str) -> list[dict]:
@@ -127,3 +131,60 @@ def test_a_missing_manifest_and_an_unknown_device_are_refused_before_anything_is
     with pytest.raises(ConfigError, match="device 'abacus' cannot be used"):
         train_autoencoder(experiment(), tmp_path / "run", "abacus")
     assert not (tmp_path / "run").exists()
+
+
+# --- a decoder that starts from a source, several manifests ------------------------------------------------------
+
+
+@pytest.fixture
+def codec(experiment, manifests) -> dict[str, Any]:
+    """Sections of a codec of residual codes with a source-driven decoder, trained on two manifests."""
+    return {
+        "encoder": {"type": "spectral", "hop_length": 80, "window": 128, "bands": 8, "dim": 8, "layers": 1},
+        "bottleneck": {"type": "residual", "num_codebooks": 2, "codebook_size": 8, "code_dim": 4},
+        "decoder": {"type": "source", "dim": 8, "layers": 1, "subframes": 2, "overlap": 3},
+        "data": {
+            **{"train": [manifests[0], manifests[1]], "shares": [0.7, 0.3], "memory_gib": 0.1, "pitch": "swift"},
+            "augmentation": {"gain": [-6, 3], "flip": True, "speeds": [0.9, 1.0]},
+        },
+    }
+
+
+def test_a_codec_trains_on_several_manifests_with_the_true_pitch(experiment, codec, tmp_path):
+    config = experiment(**codec)
+    train_autoencoder(config, tmp_path / "run", "cpu")
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    trained = [line for line in lines if line["part"] == "train"]
+    assert all(0 < line["pitch"] < 5 and 0 < line["voicing"] < 5 for line in trained)
+    terms = sum(getattr(config.loss, name) * trained[0][name] for name in ("mel", "stft", "pitch", "voicing"))
+    assert trained[0]["loss"] == pytest.approx(terms + trained[0]["bottleneck"], rel=1e-4)
+    for manifest in config.data.train_manifests:
+        assert manifest.with_name(f"{manifest.stem}.pitch-swift.npz").exists()
+    valid = [line for line in lines if line["part"] == "valid"][-1]
+    assert {"perplexity_0", "perplexity_1", "codes_used_0", "dead_codes_1"} <= set(valid)
+    tokenizer = AudioTokenizer.from_pretrained(tmp_path / "run/release", "cpu")
+    assert tokenizer.num_codebooks == 2
+
+
+def test_pitch_targets_are_those_of_the_crops(experiment, codec, manifests):
+    """Looked up where the crop was taken, and as many times higher as it is faster."""
+    config = experiment(**codec)
+    train = {path: read_manifest(path) for path in config.data.train_manifests}
+    model = Autoencoder(config.model_part())
+    utterances = [utterance for part in train.values() for utterance in part]
+    sampler = CropSampler(utterances, 16000, 3200, 4, 0, augmentation=config.data.augmentation)
+    targets = PitchTargets(model, sampler, train, "swift")
+    crops = sampler.batch(5)
+    found = targets.of(crops)
+    assert found.shape == (4, (40 + 1) * 2)
+    for item, number in enumerate(crops.numbers):
+        part, first = (0, 0) if number < len(train[manifests[0]]) else (1, len(train[manifests[0]]))
+        seconds = (crops.starts[item] + targets._times * crops.speeds[item]) / 16000
+        expected = crops.speeds[item] * targets._tracks[part].at(number - first, seconds)
+        np.testing.assert_allclose(found[item].numpy(), expected)
+
+
+def test_shares_that_do_not_fit_the_manifests_are_refused(experiment, codec):
+    codec["data"]["shares"] = [1.0]
+    with pytest.raises(ValidationError, match=r"data\.shares: expected 2, one for each of data\.train, found 1"):
+        experiment(**codec)

@@ -91,7 +91,7 @@ class ContextTask(Task[ContextModel]):
     def __init__(self, run: Run, accelerator: Accelerator):
         self.config, self.folder, self.accelerator = run.config, run.folder, accelerator
         config, settings = run.config, run.config.training
-        train, self.valid = read_manifest(config.data.train), read_manifest(config.data.valid)
+        train, self.valid = read_manifest(config.data.train_manifests[0]), read_manifest(config.data.valid_manifests[0])
         seed_everything(settings.seed, "model")
         self.model = ContextModel(config, run.context_units)
         self.modules = {"model": self.model}
@@ -102,7 +102,7 @@ class ContextTask(Task[ContextModel]):
         self.workers = config.data.workers
 
     def batch(self, index: int) -> Batch:
-        return (self.sampler.batch(index),)
+        return (self.sampler.batch(index).wave,)
 
     def update(self, step: int, batch: Batch) -> dict[str, Tensor]:
         model, (wave,) = self.model.train(), batch

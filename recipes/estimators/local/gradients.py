@@ -85,8 +85,8 @@ def problem(config: ExperimentConfig) -> tuple[Cost, Tensor]:
     """The training's reconstruction loss, and a fixed batch of training crops."""
     loss = ReconstructionLoss(config.loss, config.sample_rate)
     length = round(CROP_SECONDS * config.frame_rate) * config.hop_length
-    sampler = CropSampler(read_manifest(config.data.train), config.sample_rate, length, BATCH, seed=0)
-    return lambda y, x: loss(y, x)[0], sampler.batch(0)
+    sampler = CropSampler(read_manifest(config.data.train_manifests[0]), config.sample_rate, length, BATCH, seed=0)
+    return lambda y, x: loss(y, x)[0], sampler.batch(0).wave
 
 
 def encoder_statistics(model: Autoencoder, cost: Cost, wave: Tensor, bench: Bench) -> dict[str, Any]:

@@ -97,7 +97,9 @@ def _measure_run(run: Run) -> str:
         write_json(run.folder / MEASURED, found)
         return "failed in training"
     model, loss = load_run(run).eval(), ReconstructionLoss(run.config.loss, run.config.sample_rate)
-    waves = _read_waves(read_manifest(run.config.data.train.with_name("test.jsonl.gz")), run.config.sample_rate)
+    waves = _read_waves(
+        read_manifest(run.config.data.train_manifests[0].with_name("test.jsonl.gz")), run.config.sample_rate
+    )
     with torch.no_grad():
         latents = [model.encode(wave) for wave in waves]
         scores = [
@@ -175,7 +177,7 @@ def _measure_context(utterances: int, run: Run) -> str:
         write_json(run.folder / MEASURED, found)
         return "failed in training"
     model = load_context(run)
-    test = evenly_spread(read_manifest(run.config.data.train.with_name("test.jsonl.gz")), utterances)
+    test = evenly_spread(read_manifest(run.config.data.train_manifests[0].with_name("test.jsonl.gz")), utterances)
     waves = [whole_frames(wave, model.hop_length) for wave in _read_waves(test, run.config.sample_rate)]
     with torch.no_grad():
         latents = [model.encoder(wave) for wave in waves]
