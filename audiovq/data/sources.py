@@ -57,9 +57,9 @@ class Item:
     """The file's rate in Hz, if the list tells it."""
     num_samples: int | None = None
     """Length at that rate, if the list tells it."""
+    member: Member | None = None
     problem: str | None = None
     """Why it cannot be used, where its list shows that already."""
-    member: Member | None = None
 
     @classmethod
     def of(cls, utterance: Utterance) -> Item:
@@ -77,8 +77,8 @@ class Item:
     @classmethod
     def of_record(cls, record: Sequence[Any]) -> Item:
         """The item of what `dataclasses.astuple` made of it, as it comes back from JSON."""
-        member = record[-1]
-        return replace(cls(*record[:-1]), member=Member(*member) if member else None)
+        *known, member, problem = record
+        return cls(*known, member=Member(*member) if member else None, problem=problem)
 
     @property
     def name(self) -> str:
