@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 from collections.abc import Iterator
 
 import torch
@@ -22,27 +23,58 @@ def choose_device(name: str = "auto") -> torch.device:
         return found or torch.device("cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(0, device=device).cpu()  # Which `meta`, a device without data, cannot do.
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {name!r} cannot be used ({reason}); try --device cpu") from error
+    if device.type == "meta":
+        raise ConfigError(f"device {name!r} cannot be used (its tensors hold no numbers); try --device cpu")
     return device
+
+
+def use_device(device: torch.device) -> None:
+    """Make an accelerator with a number the current one of its kind, for code that does not name one."""
+    torch.accelerator.set_device_index(device)
 
 
 @contextlib.contextmanager
 def full_float32() -> Iterator[None]:
     """Compute in true float32: no autocast, no TF32. Codes depend on small differences of distances."""
-    device_types = {"cpu", *([choose_device().type])}
     with contextlib.ExitStack() as stack:
-        for device_type in device_types:
+        for device_type in {"cpu", choose_device().type}:
             stack.enter_context(torch.autocast(device_type, enabled=False))
-        stack.enter_context(_cudnn_without_tf32())
-        before = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
+        stack.enter_context(_without_tf32)
+        yield
+
+
+class _WithoutTF32:
+    """Turns TF32 off while any thread is inside: autocast is each thread's own, but this the whole process's.
+
+    The first thread in turns it off, the last one out puts back what was before.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._before: contextlib.ExitStack
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = contextlib.ExitStack()
+                self._before.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+                self._before.enter_context(_cudnn_without_tf32())
+                torch.set_float32_matmul_precision("highest")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._before.close()
+
+
+_without_tf32 = _WithoutTF32()
 
 
 @contextlib.contextmanager

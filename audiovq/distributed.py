@@ -8,23 +8,24 @@ from torch import Tensor
 
 def sum_over_processes(x: Tensor) -> Tensor:
     """The sum of `x` over all processes."""
-    if _active():
+    if is_distributed():
         dist.all_reduce(x)
     return x
 
 
 def mean_over_processes(x: Tensor) -> Tensor:
     """The mean of `x` over all processes."""
-    return sum_over_processes(x.clone()) / dist.get_world_size() if _active() else x
+    return sum_over_processes(x.clone()) / dist.get_world_size() if is_distributed() else x
 
 
 def from_first_process(x: Tensor) -> Tensor:
     """The first process's `x`."""
-    if _active():
+    if is_distributed():
         x = x.contiguous()
         dist.broadcast(x, src=0)
     return x
 
 
-def _active() -> bool:
+def is_distributed() -> bool:
+    """Whether this process is one of several that train together."""
     return dist.is_available() and dist.is_initialized()

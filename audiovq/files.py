@@ -9,11 +9,15 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from audiovq.errors import OutputExistsError
+from audiovq.text import shown
+
+cleaned: set[Path] = set()
+"""Folders in which this command has looked for what killed runs left; it does so once, before it writes there."""
 
 
 @contextlib.contextmanager
@@ -21,40 +25,102 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path beside `path`, which takes its place when the block ends without an error.
 
     The file is fsynced before the rename and the folder after it, so that `path` holds either the old
-    content or the new one, whole, even after a power cut.
+    content or the new one, whole, even after a power cut. An error of the operating system names `path`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = _locked_partial(path)
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-        _fsync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(handle)
+    with _blaming(path):
+        _prepare(path.parent)
+        # The suffix is kept, since writers such as soundfile choose the format by it.
+        handle, temporary = _locked(lambda: tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix))
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+            _fsync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `path`, which takes its place, and that of all it holds, if the block ends well.
+
+    A symbolic link is followed: the folder that it names is the one that is replaced.
+    """
+    path = Path(path)
+    path = path.resolve() if path.is_symlink() else path
+    with _blaming(path):
+        _prepare(path.parent)
+        handle, temporary = _locked(lambda: _make_folder(path.parent))
+        try:
+            new, old = temporary / "new", temporary / "old"
+            new.mkdir()
+            old.mkdir()
+            yield new
+            for folder, _, names in os.walk(new):
+                for name in names:
+                    with Path(folder, name).open("rb+") as file:
+                        os.fsync(file.fileno())
+                _fsync_folder(Path(folder))
+            if path.exists():
+                path.rename(old / path.name)
+            new.rename(path)
+            _fsync_folder(path.parent)
+        finally:
+            _discard(temporary)
+            os.close(handle)
 
 
 def remove_stale_partials(folder: Path) -> None:
-    """Remove the temporary files of `atomic_path` in a folder whose writers are gone.
+    """Remove what `atomic_path` and `atomic_folder` left in a folder when they were killed.
 
-    A writer holds a lock on its file, which ends with the process, however it ends; those of other hosts are seen, too,
-    where the file system has such locks. Where it has none, nothing is removed.
+    A writer holds a lock, which ends with its process, however it ends; those of other hosts are seen, too, where the
+    file system has such locks. Where it has none, nothing is removed.
     """
     for path in folder.glob(".partial-*"):
-        with contextlib.suppress(OSError), path.open("rb+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            path.unlink()
+        with contextlib.suppress(OSError):
+            is_folder = path.is_dir()
+            handle = os.open(path, (os.O_RDONLY if is_folder else os.O_RDWR) | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not is_folder:
+                    path.unlink()
+                elif {inner.name for inner in path.iterdir()} <= {"new", "old"}:
+                    _discard(path)
+            finally:
+                os.close(handle)
 
 
-def _locked_partial(path: Path) -> tuple[int, Path]:
-    """A new temporary file beside `path`, open and locked (see `remove_stale_partials`)."""
+def _prepare(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder not in cleaned:
+        cleaned.add(folder)
+        remove_stale_partials(folder)
+
+
+@contextlib.contextmanager
+def _blaming(path: Path) -> Iterator[None]:
+    """An error of the operating system names the file that people know."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or ".partial-" in str(error.filename)):
+            error.filename = str(path)
+        raise
+
+
+def _make_folder(parent: Path) -> tuple[int, str]:
+    name = tempfile.mkdtemp(dir=parent, prefix=".partial-")
+    return os.open(name, os.O_RDONLY), name
+
+
+def _locked(make: Callable[[], tuple[int, str]]) -> tuple[int, Path]:
+    """A new temporary file or folder, open and locked (see `remove_stale_partials`)."""
     while True:
-        # The suffix is kept, since writers such as soundfile choose the format by it.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".partial-", suffix=path.suffix)
+        handle, name = make()
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -62,32 +128,18 @@ def _locked_partial(path: Path) -> tuple[int, Path]:
             continue  # Taken for stale before it was locked.
         except OSError:
             return handle, Path(name)  # There are no locks on this file system.
-        if os.fstat(handle).st_nlink:
+        if Path(name).exists():
             return handle, Path(name)
         os.close(handle)
 
 
-@contextlib.contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, which takes its place, and that of all it holds, if the block ends well."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=".partial-"))
-    try:
-        new, old = temporary / "new", temporary / "old"
-        new.mkdir()
-        yield new
-        for folder, _, names in os.walk(new):
-            for name in names:
-                with Path(folder, name).open("rb+") as file:
-                    os.fsync(file.fileno())
-            _fsync_folder(Path(folder))
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
-        _fsync_folder(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def _discard(temporary: Path) -> None:
+    """Remove a temporary folder; what it had replaced goes back if nothing has come in its place."""
+    with contextlib.suppress(OSError):
+        for kept in (temporary / "old").iterdir():
+            if not (temporary.parent / kept.name).exists():
+                kept.rename(temporary.parent / kept.name)
+    shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -97,8 +149,41 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def write_json(path: str | Path, data: Any) -> None:
-    """Write indented JSON atomically; keys keep their order."""
-    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """Write indented JSON atomically; keys keep their order, and any text can be read back as it was."""
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    # Half of a surrogate pair, as names that are not UTF-8 have it, is no UTF-8; Python escapes it as JSON does.
+    write_text(path, text.encode("utf-8", "backslashreplace").decode() + "\n")
+
+
+def read_json(path: str | Path, most: int = 1 << 24) -> Any:
+    """Read a JSON file of at most `most` bytes strictly.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is too long, no UTF-8, no JSON, nested too deeply, holds NaN or Infinity, or names a key
+            of an object twice; the message is one line.
+    """
+    with Path(path).open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"expected at most {most} bytes, found more")
+    try:
+        return json.loads(data.decode(), object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"key {shown(name)} stands in an object twice")
+        found[name] = value
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def sha256_of(path: str | Path) -> str:

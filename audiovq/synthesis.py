@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,10 @@ from audiovq.files import refuse_to_overwrite
 from audiovq.models.prior import CodePrior
 from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.tokens.codes_file import CodesFile, save_codes
+
+MAX_NUM, MAX_BYTES = 1_000_000, 4 << 30
+"""Utterances of a call, and bytes of memory for those that are sampled together: about six hours at 16 kHz."""
+_SAMPLE = re.compile(r"sample-(\d{3}|[1-9]\d{3,})\.(wav|npz)")
 
 
 @dataclass(frozen=True)
@@ -49,27 +53,25 @@ def synthesize(
 
     Args:
         prime: audio file that all utterances begin with and continue.
-        batch_size: utterances that are sampled and decoded together.
+        batch_size: utterances that are sampled and decoded together; fewer where `MAX_BYTES` do not hold them.
 
     Raises:
         TokenError: the prior models another tokenizer's codes, or the prime is not shorter than what is asked for.
         SpeakerError: a model does not know the speaker, or has to be told one.
-        ConfigError: a setting is out of range.
+        ConfigError: a setting is out of range, or asks for more than `MAX_NUM` utterances or `MAX_BYTES` for one.
         AudioError: the prime cannot be read.
         OutputExistsError: a file exists and `force` is not given.
     """
     require_tokenizer(prior, tokenizer)
     prior.check_settings(settings.temperature, settings.top_k, settings.top_p)
     voices = who_speaks(prior, tokenizer, settings.speaker)
-    num_samples = round(settings.seconds * tokenizer.sample_rate) if math.isfinite(settings.seconds) else 0
-    if num_samples < 1 or num < 1:
-        raise ConfigError(f"expected at least one utterance and some time, found {num} of {settings.seconds:g} seconds")
+    num_samples = plan_samples(tokenizer, num, settings.seconds)
     num_frames = tokenizer.num_frames(num_samples)
+    batch_size = max(1, min(batch_size, MAX_BYTES // bytes_each(tokenizer, num_samples)))
+    if not force:
+        refuse_existing(output, num)
     beginning = encode_prime(tokenizer, prime, num_frames) if prime is not None else None
     wavs = [output / f"sample-{number:03d}.wav" for number in range(num)]
-    for path in wavs:
-        refuse_to_overwrite(path, force)
-        refuse_to_overwrite(path.with_suffix(".npz"), force)
 
     from rich.console import Console
     from rich.progress import track
@@ -97,6 +99,41 @@ def synthesize(
             save_codes(path.with_suffix(".npz"), file)
             save_audio(path, wave, tokenizer.sample_rate)
     return wavs
+
+
+def plan_samples(tokenizer: AudioTokenizer, num: int, seconds: float) -> int:
+    """Samples of each utterance.
+
+    Raises:
+        ConfigError: there is nothing to sample, or more than fits.
+    """
+    asked = seconds * tokenizer.sample_rate
+    if num < 1 or not 0.5 < asked < float("inf"):
+        raise ConfigError(f"expected at least one utterance and some time, found {num} of {seconds:g} seconds")
+    if num > MAX_NUM:
+        raise ConfigError(f"num: expected at most {MAX_NUM} utterances, found {num}; another --seed gives others")
+    num_samples = round(asked)
+    needed = bytes_each(tokenizer, num_samples)
+    if needed > MAX_BYTES:
+        longest = int(seconds * MAX_BYTES / needed)
+        raise ConfigError(
+            f"seconds: {seconds:g} s at once need {needed / 2**30:.3g} GiB of memory, expected at most "
+            f"{MAX_BYTES >> 30} GiB; ask for {longest} s or less, and for more utterances"
+        )
+    return num_samples
+
+
+def bytes_each(tokenizer: AudioTokenizer, num_samples: int) -> int:
+    """About how much memory the codes, random numbers and samples of one utterance take while it is made."""
+    steps = tokenizer.num_frames(num_samples) * max(1, tokenizer.num_codebooks)
+    return 12 * num_samples + 150 * steps
+
+
+def refuse_existing(output: Path, num: int) -> None:
+    """Raise `OutputExistsError` if one of the files exists, at the cost of what the folder holds and not of `num`."""
+    for path in sorted(output.glob("sample-*")) if output.is_dir() else ():
+        if (match := _SAMPLE.fullmatch(path.name)) and int(match[1]) < num:
+            refuse_to_overwrite(path, force=False)
 
 
 @dataclass(frozen=True)

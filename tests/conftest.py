@@ -15,8 +15,9 @@ install_import_hook(
     [
         "audiovq.nn",
         "audiovq.bottlenecks",
-        "audiovq.losses.reconstruction",
+        "audiovq.losses",
         "audiovq.models.autoencoder",
+        "audiovq.models.wavenet_decoder",
         "audiovq.models.prior",
     ],
     "beartype.beartype",
@@ -56,10 +57,17 @@ register_random(TORCH_RANDOM)
 
 SPEECH = Path(__file__).parents[1] / "recipes" / "mini" / "data"
 
-ENCODER = {"channels": [4, 6, 8], "strides": [4, 5], "dilations": [[], [1], [1, 3]]}
+ENCODERS = {
+    "conv": {"channels": [4, 6, 8], "strides": [4, 5], "dilations": [[], [1], [1, 3]]},
+    "spectral": {
+        **{"type": "spectral", "hop_length": 20, "spectra": 2, "window": 32, "bands": 6, "low_bins": 4},
+        **{"dim": 8, "layers": 2, "kernel_size": 3},
+    },
+}
 DECODERS = {
     "transposed": {"type": "transposed", "channels": [8, 6, 4], "dilations": [[1, 3], [1], []]},
     "istft": {"type": "istft", "dim": 12, "layers": 2, "kernel_size": 3, "subframes": 2, "overlap": 4},
+    "source": {"type": "source", "dim": 12, "layers": 2, "kernel_size": 3, "subframes": 2, "overlap": 3},
     "wavenet": {
         **{"type": "wavenet", "layers": 3, "cycle": 3, "residual_channels": 8, "skip_channels": 8},
         **{"condition_channels": 6, "speaker_dim": 3, "speakers": ["allison", "june"]},
@@ -69,6 +77,9 @@ BOTTLENECKS = {
     "vq": {"type": "vq", "codebook_size": 32, "code_dim": 4},
     "vq-plain": {"type": "vq", "codebook_size": 32, "code_dim": None, "normalize": False},
     "vq-ema": {"type": "vq", "codebook_size": 32, "update": "ema"},
+    "residual": {"type": "residual", "num_codebooks": 3, "codebook_size": [32, 16, 8], "code_dim": 4},
+    "fsq": {"type": "fsq", "levels": [5, 4, 3], "num_codebooks": 2},
+    "fsq-residual": {"type": "fsq", "levels": [8, 5], "num_codebooks": 3, "structure": "residual"},
     "none": {"type": "none"},
 }
 
@@ -81,16 +92,19 @@ def same_random_numbers():
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., AutoencoderConfig]:
-    """A model of a few thousand weights and 20 samples a frame, by the names of its decoder and bottleneck."""
+    """A model of a few thousand weights and 20 samples a frame, by the names of its parts and their look-ahead."""
 
-    def make(decoder: str = "istft", bottleneck: str = "vq") -> AutoencoderConfig:
+    def make(
+        decoder: str = "istft", bottleneck: str = "vq", encoder: str = "conv", look_ahead: tuple[int, int] = (0, 0)
+    ) -> AutoencoderConfig:
+        ahead = {"look_ahead": look_ahead[1]} if decoder != "wavenet" else {}
         return AutoencoderConfig.model_validate(
             {
                 "sample_rate": 16000,
                 "latent_dim": 8,
-                "encoder": ENCODER,
+                "encoder": {**ENCODERS[encoder], "look_ahead": look_ahead[0]},
                 "bottleneck": BOTTLENECKS[bottleneck],
-                "decoder": DECODERS[decoder],
+                "decoder": {**DECODERS[decoder], **ahead},
             }
         )
 
@@ -99,19 +113,20 @@ def tiny_config() -> Callable[..., AutoencoderConfig]:
 
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tiny_config) -> Callable[..., AudioTokenizer]:
-    """A tokenizer with random weights, by the names of its decoder and bottleneck."""
+    """A tokenizer with random weights, by the names of its parts and their look-ahead."""
 
-    def make(decoder: str = "istft", bottleneck: str = "vq") -> AudioTokenizer:
+    def make(*parts: str, **settings) -> AudioTokenizer:
         seed_everything("tiny tokenizer")
-        config = tiny_config(decoder, bottleneck)
+        config = tiny_config(*parts, **settings)
         model = Autoencoder(config)
         for layer in model.modules():
             # Without this, biases drown the signal in an untrained network: all codes would be the same or ties.
             if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d) and layer.bias is not None:
                 nn.init.kaiming_normal_(layer.weight)
                 nn.init.zeros_(layer.bias)
-        if isinstance(projection := getattr(model.bottleneck, "project_in", None), nn.Linear):
-            nn.init.zeros_(projection.bias)
+        for name, layer in model.bottleneck.named_modules():
+            if name.endswith("project_in") and isinstance(layer, nn.Linear):
+                nn.init.zeros_(layer.bias)
         return AudioTokenizer(model, config)
 
     return make

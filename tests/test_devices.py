@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 from hypothesis import given
@@ -16,7 +18,7 @@ def test_the_cpu_is_always_there():
     assert isinstance(choose_device("auto"), torch.device)
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "", "cpu:x"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "", "cpu:x", "meta"])
 def test_a_device_that_is_not_there_is_one_clear_line(name):
     with pytest.raises(ConfigError, match=f"device '{name}' cannot be used .*; try --device cpu") as caught:
         choose_device(name)
@@ -70,3 +72,27 @@ def test_seeds_fit_every_generator(parts):
 
 def test_neighbouring_seeds_do_not_collide():
     assert len({derive_seed(seed, step) for seed in range(30) for step in range(300)}) == 9000
+
+
+def test_a_thread_that_leaves_full_float32_leaves_it_to_those_that_are_still_inside():
+    """Two threads: the first one in is the first one out."""
+    torch.set_float32_matmul_precision("medium")
+    entered, left, found = threading.Event(), threading.Event(), []
+
+    def second():
+        with full_float32():
+            entered.set()
+            left.wait(10)
+            found.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+
+    try:
+        thread = threading.Thread(target=second)
+        with full_float32():
+            thread.start()
+            assert entered.wait(10)
+        left.set()
+        thread.join()
+        assert found == [("highest", False)]
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")

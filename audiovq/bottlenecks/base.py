@@ -9,8 +9,11 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from audiovq.bottlenecks.choice import Choice
-from audiovq.config import VariationalConfig
+from audiovq.config import AutoencoderConfig, VariationalConfig
+from audiovq.distributed import sum_over_processes
+
+USAGE_DECAY = 0.99
+"""Decay of the moving average of code usage, whose perplexity is logged: a batch has too few frames for that."""
 
 
 @dataclass
@@ -36,26 +39,33 @@ class Bottleneck(nn.Module):
     """Base of all bottlenecks.
 
     `encode` and `decode` are deterministic. All state lives in buffers or parameters, so that a checkpoint holds it.
+    A class says by `of(config)` how it is built for a model.
     """
 
-    num_codebooks: int = 0
-    """Number of codebooks Q; 0 for a continuous bottleneck."""
-    codebook_size: int = 0
-    """Codes K in each codebook; 0 for a continuous bottleneck."""
+    codebook_sizes: tuple[int, ...] = ()
+    """Codes K in each of the Q codebooks; empty for a continuous bottleneck."""
+
+    @property
+    def num_codebooks(self) -> int:
+        """Number of codebooks Q; 0 for a continuous bottleneck."""
+        return len(self.codebook_sizes)
+
+    @property
+    def codebook_size(self) -> int:
+        """Codes K in the largest codebook; 0 for a continuous bottleneck."""
+        return max(self.codebook_sizes, default=0)
 
     def forward(self, z: Float[Tensor, "batch dim frames"]) -> BottleneckOutput:
         raise NotImplementedError
 
-    def encode(self, z: Float[Tensor, "batch dim frames"]) -> Int[Tensor, "batch books frames"]:
-        """Latents to codes.
+    def encode(
+        self, z: Float[Tensor, "batch dim frames"], num_codebooks: int | None = None
+    ) -> tuple[Int[Tensor, "batch books frames"], Float[Tensor, "batch frames"]]:
+        """Codes of latents in the first `num_codebooks` codebooks (None: all), and their margins.
 
-        Raises:
-            NotImplementedError: the bottleneck is continuous and has no codes.
-        """
-        raise NotImplementedError(f"{type(self).__name__} is continuous: has no codes")
-
-    def choice(self, z: Float[Tensor, "batch dim frames"]) -> Choice:
-        """How `encode` chooses the codes of latents, frame after frame of one item after the other.
+        The margin of a frame is how far its latent has to move, at least, before one of its codes is another. It is
+        exact where it is small, and else a lower bound; see `audiovq.bottlenecks.choice`. It may be negative, if
+        rounding alone could have made another choice.
 
         Raises:
             NotImplementedError: the bottleneck is continuous and has no codes.
@@ -63,7 +73,7 @@ class Bottleneck(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} is continuous: has no codes")
 
     def decode(self, codes: Int[Tensor, "batch books frames"]) -> Float[Tensor, "batch dim frames"]:
-        """Codes to the latents that the decoder sees.
+        """Codes, of all codebooks or the first few, to the latents that the decoder sees.
 
         Raises:
             NotImplementedError: the bottleneck is continuous and has no codes.
@@ -88,8 +98,33 @@ class Bottleneck(nn.Module):
         """Tell the training step, for schedules; called before each step's forward pass."""
 
 
+class Quantizer(Bottleneck):
+    """Base of bottlenecks that look codes up and may be a level of a residual one."""
+
+    def choose(
+        self, z: Float[Tensor, "batch dim frames"], scale: Float[Tensor, "batch frames"] | None = None
+    ) -> tuple[Int[Tensor, "batch books frames"], Float[Tensor, "batch books frames"]]:
+        """Codes of latents and the margin of each.
+
+        Args:
+            scale: length of the latents of which `z` is what other levels left, since rounding is in proportion to
+                it; None: `z` is not a rest.
+        """
+        raise NotImplementedError
+
+    def encode(
+        self, z: Float[Tensor, "batch dim frames"], num_codebooks: int | None = None
+    ) -> tuple[Int[Tensor, "batch books frames"], Float[Tensor, "batch frames"]]:
+        codes, margins = self.choose(z)
+        return codes[:, :num_codebooks], margins[:, :num_codebooks].amin(1)
+
+
 class NoBottleneck(Bottleneck):
     """Latents pass unchanged: a plain autoencoder, the upper bound of what a bottleneck can keep."""
+
+    @classmethod
+    def of(cls, _: AutoencoderConfig) -> NoBottleneck:
+        return cls()
 
     def forward(self, z: Float[Tensor, "batch dim frames"]) -> BottleneckOutput:
         return BottleneckOutput(latents=z, codes=None, loss=z.new_zeros(()))
@@ -127,13 +162,21 @@ def bits_per_second(nats_per_frame: float, frame_rate: float) -> float:
     return nats_per_frame / math.log(2) * frame_rate
 
 
-def perplexity(counts: Shaped[Tensor, " codes"]) -> Float[Tensor, ""]:
-    """exp of the entropy (in nats) of the distribution that counts or frequencies describe; 0 if all are zero."""
+def perplexity(counts: Shaped[Tensor, "*books codes"]) -> Float[Tensor, "*books"]:
+    """exp of the entropy (in nats) of the distributions that counts or frequencies describe; 0 where all are zero."""
     counts = counts.double()
-    p = counts / counts.sum().clamp(min=torch.finfo(torch.float64).tiny)
-    return torch.where(counts.sum() > 0, torch.special.entr(p).sum().exp(), 0.0)
+    total = counts.sum(-1, keepdim=True)
+    entropy = torch.special.entr(counts / total.clamp(min=torch.finfo(torch.float64).tiny)).sum(-1)
+    return torch.where(total.squeeze(-1) > 0, entropy.exp(), 0.0)
 
 
-def count_codes(codes: Int[Tensor, "*shape"], codebook_size: int) -> Int[Tensor, " codes"]:
-    """How often each code occurs: [K]."""
-    return torch.bincount(codes.flatten(), minlength=codebook_size)
+def count_codes(codes: Int[Tensor, "batch books frames"], codebook_size: int) -> Int[Tensor, "books codes"]:
+    """How often each code occurs in each codebook: [Q, K]."""
+    return torch.stack([torch.bincount(book.flatten(), minlength=codebook_size) for book in codes.unbind(1)])
+
+
+@torch.no_grad()
+def update_usage(usage: Float[Tensor, "books codes"], codes: Int[Tensor, "batch books frames"]) -> None:
+    """Let the moving averages `usage` follow the shares of the codes in a batch, over all processes."""
+    counts = sum_over_processes(count_codes(codes, usage.shape[-1]).to(usage.dtype))
+    usage.lerp_(counts / counts.sum(-1, keepdim=True), 1 - USAGE_DECAY)

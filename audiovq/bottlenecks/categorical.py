@@ -9,14 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiovq.bottlenecks.base import VariationalBottleneck, count_codes, perplexity
+from audiovq.bottlenecks.base import VariationalBottleneck, perplexity, update_usage
 from audiovq.bottlenecks.batch_norm import BatchNorm
-from audiovq.bottlenecks.choice import Choice
+from audiovq.bottlenecks.choice import choose
 from audiovq.config import CategoricalConfig
-from audiovq.distributed import sum_over_processes
-
-USAGE_DECAY = 0.99
-"""Decay of the moving average of code usage, whose perplexity is logged: a batch has too few frames for that."""
 
 
 class CategoricalBottleneck(VariationalBottleneck):
@@ -33,12 +29,11 @@ class CategoricalBottleneck(VariationalBottleneck):
     from deciding too early.
     """
 
-    num_codebooks = 1
     usage: Tensor
 
     def __init__(self, latent_dim: int, config: CategoricalConfig):
         super().__init__(config)
-        self.codebook_size = config.codebook_size
+        self.codebook_sizes = (config.codebook_size,)
         self.normalize = BatchNorm(latent_dim)
         self.project_in = nn.Linear(latent_dim, config.codebook_size)
         self.codebook = nn.Parameter(torch.randn(config.codebook_size, latent_dim))
@@ -48,12 +43,12 @@ class CategoricalBottleneck(VariationalBottleneck):
         """log q(k|x); in training, under the statistics of this batch."""
         return F.log_softmax(self.project_in(self.normalize(z).mT), dim=-1)
 
-    def encode(self, z: Float[Tensor, "batch dim frames"]) -> Int[Tensor, "batch 1 frames"]:
-        return self.choice(z).codes().view(z.shape[0], 1, z.shape[2])
-
-    def choice(self, z: Float[Tensor, "batch dim frames"]) -> Choice:
+    def encode(
+        self, z: Float[Tensor, "batch dim frames"], num_codebooks: int | None = None
+    ) -> tuple[Int[Tensor, "batch 1 frames"], Float[Tensor, "batch frames"]]:
         weight, bias = self.project_in.weight, self.project_in.bias
-        return Choice.of(z, self.normalize.by_averages(z), weight, bias, self.normalize.scale().mul)
+        codes, margin = choose(z, self.normalize.by_averages(z), weight, bias, weight * self.normalize.scale())
+        return codes[:, None], margin
 
     def decode(self, codes: Int[Tensor, "batch 1 frames"]) -> Float[Tensor, "batch dim frames"]:
         return F.embedding(codes[:, 0], self.codebook).mT
@@ -63,8 +58,7 @@ class CategoricalBottleneck(VariationalBottleneck):
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Weighted KL divergence, a mean over frames, and what is logged; in training, counts the codes."""
         if self.training:
-            counts = sum_over_processes(count_codes(codes, self.codebook_size).to(self.usage.dtype))
-            self.usage.lerp_(counts / counts.sum(), 1 - USAGE_DECAY)
+            update_usage(self.usage[None], codes[:, None])
         kl, weight = uniform_kl(log_q).mean(), self.kl_weight()
         return weight * kl, {"kl": kl.detach(), "kl_weight": weight, "perplexity": perplexity(self.usage)}
 

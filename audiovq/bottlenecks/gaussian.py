@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from audiovq.bottlenecks.base import BottleneckOutput, VariationalBottleneck
-from audiovq.config import GaussianConfig
+from audiovq.config import AutoencoderConfig, GaussianConfig
 
 
 class GaussianBottleneck(VariationalBottleneck):
@@ -24,6 +24,11 @@ class GaussianBottleneck(VariationalBottleneck):
 
         loss = w * sum_j max(lambda, mean KL_j)
     """
+
+    @classmethod
+    def of(cls, config: AutoencoderConfig) -> GaussianBottleneck:
+        assert isinstance(config.bottleneck, GaussianConfig)
+        return cls(config.latent_dim, config.bottleneck)
 
     def __init__(self, latent_dim: int, config: GaussianConfig):
         super().__init__(config)

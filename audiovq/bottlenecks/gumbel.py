@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from audiovq.bottlenecks.base import BottleneckOutput
 from audiovq.bottlenecks.categorical import CategoricalBottleneck
-from audiovq.config import GumbelConfig
+from audiovq.config import AutoencoderConfig, GumbelConfig
 
 
 class GumbelBottleneck(CategoricalBottleneck):
@@ -26,6 +26,11 @@ class GumbelBottleneck(CategoricalBottleneck):
 
     The KL divergence in the loss is that of the categorical posterior, not of its relaxation.
     """
+
+    @classmethod
+    def of(cls, config: AutoencoderConfig) -> GumbelBottleneck:
+        assert isinstance(config.bottleneck, GumbelConfig)
+        return cls(config.latent_dim, config.bottleneck)
 
     def __init__(self, latent_dim: int, config: GumbelConfig):
         super().__init__(latent_dim, config)

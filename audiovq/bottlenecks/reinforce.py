@@ -9,7 +9,7 @@ from torch import Tensor
 
 from audiovq.bottlenecks.base import BottleneckOutput
 from audiovq.bottlenecks.categorical import CategoricalBottleneck
-from audiovq.config import ReinforceConfig
+from audiovq.config import AutoencoderConfig, ReinforceConfig
 from audiovq.distributed import sum_over_processes
 
 
@@ -35,6 +35,11 @@ class ReinforceBottleneck(CategoricalBottleneck):
 
     cost_sum: Tensor
     cost_weight: Tensor
+
+    @classmethod
+    def of(cls, config: AutoencoderConfig) -> ReinforceBottleneck:
+        assert isinstance(config.bottleneck, ReinforceConfig)
+        return cls(config.latent_dim, config.bottleneck)
 
     def __init__(self, latent_dim: int, config: ReinforceConfig):
         super().__init__(latent_dim, config)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiovq.bottlenecks.base import Bottleneck, BottleneckOutput, count_codes, perplexity
+from audiovq.bottlenecks.base import BottleneckOutput, Quantizer, perplexity
 from audiovq.bottlenecks.batch_norm import BatchNorm
-from audiovq.bottlenecks.choice import SCORES_PER_BLOCK, Choice
-from audiovq.config import VQConfig
+from audiovq.bottlenecks.choice import SCORES_PER_BLOCK, choose
+from audiovq.config import AutoencoderConfig, VQConfig
 from audiovq.distributed import from_first_process, sum_over_processes
 
 KMEANS_ITERATIONS = 10
@@ -21,7 +19,7 @@ DRAW_NOISE = 0.01
 """Standard deviation of the noise on a latent that becomes a code, relative to that of the latents."""
 
 
-class VectorQuantizer(Bottleneck):
+class VectorQuantizer(Quantizer):
     """VQ-VAE's bottleneck (van den Oord et al., 2017, "Neural Discrete Representation Learning", eq. 1 to 3).
 
     Code of a frame: k = argmin_j || z_e - e_j ||^2. The decoder sees z_q = z_e + sg[e_k - z_e], so that its gradient
@@ -47,15 +45,19 @@ class VectorQuantizer(Bottleneck):
     Counts, sums and new codes are the same on all processes of a distributed run.
     """
 
-    num_codebooks = 1
     usage: Tensor
     sums: Tensor
     initialized: Tensor
 
+    @classmethod
+    def of(cls, config: AutoencoderConfig) -> VectorQuantizer:
+        assert isinstance(config.bottleneck, VQConfig)
+        return cls(config.latent_dim, config.bottleneck)
+
     def __init__(self, latent_dim: int, config: VQConfig):
         super().__init__()
         self.config = config
-        self.codebook_size = config.codebook_size
+        self.codebook_sizes = (config.codebook_size,)
         code_dim = config.code_dim or latent_dim
         projected = config.code_dim is not None
         self.project_in = nn.Linear(latent_dim, code_dim) if projected else nn.Identity()
@@ -67,7 +69,7 @@ class VectorQuantizer(Bottleneck):
         self.register_buffer("initialized", torch.tensor(False))
 
     def forward(self, z: Float[Tensor, "batch dim frames"]) -> BottleneckOutput:
-        z_e = self._project(z, self.batch_norm)
+        z_e = self._project(z)
         flat = rearrange(z_e.detach(), "b f d -> (b f) d")
         metrics: dict[str, Tensor] = {}
         if self.training:
@@ -92,23 +94,20 @@ class VectorQuantizer(Bottleneck):
             metrics=metrics,
         )
 
-    def encode(self, z: Float[Tensor, "batch dim frames"]) -> Int[Tensor, "batch 1 frames"]:
-        return self.choice(z).codes().view(z.shape[0], 1, z.shape[2])
-
-    def choice(self, z: Float[Tensor, "batch dim frames"]) -> Choice:
+    def choose(
+        self, z: Float[Tensor, "batch dim frames"], scale: Float[Tensor, "batch frames"] | None = None
+    ) -> tuple[Int[Tensor, "batch 1 frames"], Float[Tensor, "batch 1 frames"]]:
         """By || e ||^2 - 2 z_e.e, since || z_e ||^2 is the same for all codes. With `normalize` all || e ||^2 are, too,
         and the length of z_e does not matter."""
         codes, features = self.codes(), self.project_in(z.mT).mT
-        if not self.config.normalize:
-            return Choice.of(z, features, codes, -0.5 * codes.square().sum(-1), self._in_latents)
-        features = self.batch_norm.by_averages(features)
-        return Choice.of(z, features, codes, torch.zeros_like(codes[:, 0]), self._in_latents)
-
-    def _in_latents(self, weight: Float[Tensor, "codes code_dim"]) -> Float[Tensor, "codes dim"]:
-        """Weights for what is compared with the codes, as weights for latents."""
+        bias, weight = -0.5 * codes.square().sum(-1), codes
         if self.config.normalize:
-            weight = weight * self.batch_norm.scale()
-        return weight @ self.project_in.weight if isinstance(self.project_in, nn.Linear) else weight
+            features, bias = self.batch_norm.by_averages(features), torch.zeros_like(bias)
+            weight = codes * self.batch_norm.scale()
+        if isinstance(self.project_in, nn.Linear):
+            weight = weight @ self.project_in.weight
+        indices, margin = choose(z, features, codes, bias, weight, scale)
+        return indices[:, None], margin[:, None]
 
     def decode(self, codes: Int[Tensor, "batch 1 frames"]) -> Float[Tensor, "batch dim frames"]:
         return self.project_out(F.embedding(codes[:, 0], self.codes())).mT
@@ -117,12 +116,10 @@ class VectorQuantizer(Bottleneck):
         """The codebook as it is compared with latents: [K, code_dim]."""
         return F.normalize(self.codebook, dim=-1) if self.config.normalize else self.codebook
 
-    def _project(
-        self, z: Float[Tensor, "batch dim frames"], normalize: Callable[[Tensor], Tensor]
-    ) -> Float[Tensor, "batch frames code_dim"]:
+    def _project(self, z: Float[Tensor, "batch dim frames"]) -> Float[Tensor, "batch frames code_dim"]:
         """Latents as they are compared with the codes."""
         z_e = self.project_in(z.mT)
-        return F.normalize(normalize(z_e.mT).mT, dim=-1) if self.config.normalize else z_e
+        return F.normalize(self.batch_norm(z_e.mT).mT, dim=-1) if self.config.normalize else z_e
 
     @torch.no_grad()
     def _place_codes(self, z: Float[Tensor, "frames dim"]) -> Int[Tensor, ""]:
@@ -145,7 +142,7 @@ class VectorQuantizer(Bottleneck):
     @torch.no_grad()
     def _update_statistics(self, z: Float[Tensor, "frames dim"], indices: Int[Tensor, " frames"]) -> None:
         frames = sum_over_processes(torch.tensor(float(len(z)), device=z.device))
-        counts = sum_over_processes(count_codes(indices, self.codebook_size).to(z.dtype))
+        counts = sum_over_processes(torch.bincount(indices, minlength=self.codebook_size).to(z.dtype))
         decay = self.config.decay
         self.usage.lerp_(counts / frames, 1 - decay)
         if self.config.update == "ema":
@@ -179,7 +176,7 @@ def kmeans(z: Float[Tensor, "frames dim"], count: int) -> Float[Tensor, "count d
     centres = draw(z, count)
     for _ in range(KMEANS_ITERATIONS):
         indices = nearest(z, centres)
-        counts = count_codes(indices, count).to(z.dtype)[:, None]
+        counts = torch.bincount(indices, minlength=count).to(z.dtype)[:, None]
         means = torch.zeros_like(centres).index_add_(0, indices, z) / counts.clamp(min=1)
         centres = torch.where(counts > 0, means, centres)
     return centres

@@ -1,21 +1,26 @@
 """The `audiovq` command. Commands are thin: they parse options, import what they need and call the package.
 
-Exit codes: 0 all went well; 1 the job ran, but something in it failed; 2 a mistake in the call or its input;
-128 + N stopped by signal N, with all work saved.
+Exit codes: 0 all went well; 1 the job ran, but something in it failed, or memory ran out; 2 a mistake in the call or
+its input, or an output that cannot be written, such as on a full disk: what was done is kept, and the same command can
+go on; 128 + N stopped by signal N, with all work saved.
 """
 
 from __future__ import annotations
 
-import errno
+import re
 import sys
-from typing import Annotated
+import traceback
+from typing import Annotated, Any
 
 import typer
 
 import audiovq
+from audiovq import files as writing
 from audiovq.allocator import keep_freed_memory
 from audiovq.cli import evaluate, files, prepare, prior, tokenize, tokens, train
+from audiovq.cli.streams import standard_streams
 from audiovq.errors import AudioVQError, Stopped, WorkerError
+from audiovq.text import printable
 
 app = typer.Typer(
     name="audiovq",
@@ -30,23 +35,64 @@ for group in (prepare, train, files, evaluate, tokenize, prior):
     app.add_typer(group.app)
 app.add_typer(tokens.app, name="tokens")
 
+UsageError: Any = typer.BadParameter.__mro__[1]
+"""What is wrong with a command line; Typer does not export it."""
+_OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")
+"""How PyTorch says it, whose errors for that are of several classes."""
+
 
 def main() -> None:
-    """Run the command line; a user's mistake ends in one line on stderr and exit code 2."""
+    """Run the command line; whatever goes wrong ends in one line on stderr, unless it is a fault in audiovq itself."""
     keep_freed_memory()
-    try:
-        app()
-    except AudioVQError as error:
-        print(f"audiovq: {error}", file=sys.stderr)
-        if isinstance(error, Stopped):
-            sys.exit(128 + error.signal_number)
-        sys.exit(1 if isinstance(error, WorkerError) else 2)
-    except OSError as error:
-        # Such as a full disk or an output that may not be written. Anything without a file is a bug: show it whole.
-        if error.filename is None and error.errno != errno.ENOSPC:
-            raise
-        print(f"audiovq: {error.filename or 'output'}: {error.strerror}", file=sys.stderr)
-        sys.exit(2)
+    writing.cleaned.clear()
+    with standard_streams():
+        try:
+            code = app(standalone_mode=False) or 0
+        except BaseException as error:
+            code = _report(error)
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            code = code or _report(error)
+        sys.exit(code)
+
+
+def _report(error: BaseException) -> int:
+    """Say what went wrong, and return the exit code."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    if isinstance(error, typer.Abort):
+        error = error.__cause__ or KeyboardInterrupt()  # Typer makes one of every EOFError.
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if isinstance(error, UsageError):
+        return _show_usage(error)
+    line, code = _explain(error)
+    if line is None:
+        traceback.print_exception(error)
+    else:
+        print(f"audiovq: {printable(line)}", file=sys.stderr)
+    return code
+
+
+def _show_usage(error: Any) -> int:
+    error.message = "\n".join(map(printable, error.message.split("\n")))
+    error.show()
+    return 2
+
+
+def _explain(error: BaseException) -> tuple[str | None, int]:
+    """An error in a line, None for a fault in audiovq itself, and the exit code."""
+    if isinstance(error, Stopped):
+        return str(error), 128 + error.signal_number
+    if isinstance(error, AudioVQError):
+        return str(error), 1 if isinstance(error, WorkerError) else 2
+    if isinstance(error, OSError):
+        name = error.filename if isinstance(error.filename, str) else "input or output"
+        return f"{name}: {error.strerror or error}", 2
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error))):
+        return "out of memory; try shorter audio or smaller batches, or give the job more", 1
+    return None, 1
 
 
 def _print_version(wanted: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from audiovq.cli.options import Device, Model
+from audiovq.cli.options import Device, Model, say
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -48,15 +48,15 @@ def evaluate(
     from audiovq.files import refuse_to_overwrite
     from audiovq.models.tokenizer import AudioTokenizer
 
-    refuse_to_overwrite(output, force)
+    refuse_to_overwrite(output, force and (output.is_dir() or not output.exists()))
     utterances = evenly_spread(read_manifest(manifest), limit)
     tokenizer = AudioTokenizer.from_pretrained(model, device)
     evaluation = evaluate(tokenizer, utterances, model, str(manifest), examples)
     page = write_report(evaluation, output)
-    typer.echo(format_table(evaluation))
-    typer.echo(f"page: {page}")
+    say(*format_table(evaluation).split("\n"))
+    say(f"page: {page}")
     for utterance, reason in evaluation.rejected.items():
-        typer.echo(f"rejected {utterance}: {reason}", err=True)
+        say(f"rejected {utterance}: {reason}", err=True)
     if evaluation.rejected:
         raise typer.Exit(1)
 
@@ -72,4 +72,4 @@ def info(
 
     kind = CodePrior if release.kind_of(release.locate(model)) == "prior" else AudioTokenizer
     for name, value in kind.from_pretrained(model, "cpu").describe().items():
-        typer.echo(f"{name:<16} {value}")
+        say(f"{name:<16} {value}")

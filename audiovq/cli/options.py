@@ -1,11 +1,15 @@
-"""What the commands share: options, and how failures are reported."""
+"""What the commands share: options, and what they print."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from audiovq.text import printable
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Model folder, or organisation/name on the Hugging Face Hub.")
@@ -13,14 +17,20 @@ Model = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes an accelerator if there is one.")]
 
 
+def say(*lines: object, err: bool = False) -> None:
+    """Print lines, with names in them that cannot command the terminal; every command prints with this."""
+    for line in lines:
+        print(printable(str(line)), file=sys.stderr if err else sys.stdout, flush=True)
+
+
 def report_files(failures: list[str], total: int, output: Path) -> None:
-    typer.echo(f"{total - len(failures)} of {total} files written: {output}")
+    say(f"{total - len(failures)} of {total} files written: {output}")
     fail_if(failures)
 
 
-def fail_if(failures: list[str]) -> None:
+def fail_if(failures: Iterable[str]) -> None:
     """Print what went wrong and leave with exit code 1, if anything did."""
-    for failure in failures:
-        typer.echo(f"audiovq: {failure}", err=True)
+    failures = list(failures)
+    say(*(f"audiovq: {failure}" for failure in failures), err=True)
     if failures:
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from audiovq.cli.options import Device
+from audiovq.cli.options import Device, say
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -33,24 +33,22 @@ def train_prior(
 
     experiment = load_config(config, overrides or [], PriorExperimentConfig)
 
-    from audiovq.training.folder import start_anew
-    from audiovq.training.prior import best_validation, train_prior
+    from audiovq.training.prior import train_prior
 
-    if force:
-        start_anew(output)
-    progress = train_prior(experiment, output, device)
+    progress = train_prior(experiment, output, device, force)
     if os.environ.get("RANK", "0") != "0":  # Set by launchers of several processes.
         return
-    best = best_validation(output)
+    best = progress.best
+    assert best is not None
     bits = best["bits_per_code"]
-    typer.echo(f"{progress.step} steps done, best after {best['step']:.0f}: {output / 'release'}")
-    typer.echo(f"held-out utterances: {bits:.3f} bits a code, {best['bits_per_second']:.1f} bit/s")
+    say(f"{progress.step} steps done, best after {best['step']:.0f}: {output / 'release'}")
+    say(f"held-out utterances: {bits:.3f} bits a code, {best['bits_per_second']:.1f} bit/s")
     for name, key in (
         ("uniform codes", "gain_over_uniform"),
         ("unigram of the training set", "gain_over_train_unigram"),
         ("unigram of the held-out utterances", "gain_over_unigram"),
     ):
-        typer.echo(f"  {name + ':':<36} {bits + best[key]:.3f} bits a code, gain {best[key]:.3f}")
+        say(f"  {name + ':':<36} {bits + best[key]:.3f} bits a code, gain {best[key]:.3f}")
 
 
 @app.command("sample")
@@ -94,4 +92,4 @@ def sample(
     loaded = CodePrior.from_pretrained(prior, device)
     tokenizer = AudioTokenizer.from_pretrained(model, device)
     wavs = synthesize(loaded, tokenizer, output, num, settings, prime, batch_size, force)
-    typer.echo(f"{len(wavs)} utterances of {seconds:g} s written: {output}")
+    say(f"{len(wavs)} utterances of {seconds:g} s written: {output}")

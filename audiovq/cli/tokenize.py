@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from audiovq.cli.options import Device, Model
+from audiovq.cli.options import Device, Model, say
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -73,7 +73,10 @@ def tokenize(
         typer.Option(min=0.1, help="Seconds of audio in a Parquet shard.  [default: a 64th of all, but 300 to 3600]"),
     ] = None,
     device: Device = "auto",
-    force: Annotated[bool, typer.Option("--force", help="Remove other codes that the folder holds.")] = False,
+    retry_rejected: Annotated[
+        bool, typer.Option("--retry-rejected", help="Try again what is listed in rejected.jsonl, with its shards.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Remove another token data set from the folder.")] = False,
 ) -> None:
     """Encode a data set to Parquet shards of codes.
 
@@ -99,18 +102,19 @@ def tokenize(
         max_seconds=max_seconds,
         unit_seconds=unit_seconds,
         device=device,
+        retry_rejected=retry_rejected,
         force=force,
     )
     if run.summary:
         whole = run.summary
         size = f"{whole.utterances} utterances, {whole.seconds / 3600:.2f} hours, {whole.frames} frames"
-        typer.echo(f"{size}: {output}\ndigest {whole.digest}")
+        say(f"{size}: {output}", f"digest {whole.digest}")
     else:
-        typer.echo(f"{run.missing} shards of the whole are still missing: {output}")
+        say(f"{run.missing} shards of the whole are still missing: {output}")
     if run.done:
         speed = f"{run.seconds / max(run.elapsed, 1e-9):.0f} x real time"
-        typer.echo(f"{run.done} shards made, {run.resumed} found; {run.seconds:.0f} s of audio at {speed}")
+        say(f"{run.done} shards made, {run.resumed} found; {run.seconds:.0f} s of audio at {speed}")
     for item in run.rejected:
-        typer.echo(f"audiovq: {item['utt_id']}: {item['reason']}", err=True)
+        say(f"audiovq: {item.utt_id}: {item.reason}", err=True)
     if run.rejected:
         raise typer.Exit(1)

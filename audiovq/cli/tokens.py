@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from audiovq.cli.options import say
+
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, measure and export token data sets.")
 
 Tokens = Annotated[Path, typer.Argument(metavar="TOKENS", help="Folder of a token data set.")]
@@ -53,10 +55,10 @@ def verify(
         sample,
     )
     for line in result.checked:
-        typer.echo(f"checked {line}")
+        say(f"checked {line}")
     for line in result.problems:
-        typer.echo(f"audiovq: {line}", err=True)
-    typer.echo(f"{len(result.problems) or 'no'} problem{'s' if len(result.problems) != 1 else ''}: {tokens}")
+        say(f"audiovq: {line}", err=True)
+    say(f"{len(result.problems) or 'no'} problem{'s' if len(result.problems) != 1 else ''}: {tokens}")
     if result.problems:
         raise typer.Exit(1)
 
@@ -89,12 +91,12 @@ def stats(
         refuse_to_overwrite(output, force)
     statistics = measure_tokens(TokenSet(tokens))
     if as_json:
-        typer.echo(json.dumps(statistics_record(statistics), indent=2, ensure_ascii=False))
+        say(*json.dumps(statistics_record(statistics), indent=2).split("\n"))
     else:
-        typer.echo(format_statistics(statistics))
+        say(*format_statistics(statistics).split("\n"))
     if output is not None:
         draw_statistics(statistics, output)
-        typer.echo(f"picture: {output}", err=as_json)
+        say(f"picture: {output}", err=as_json)
 
 
 @app.command()
@@ -116,4 +118,4 @@ def export(
 
     found = TokenSet(tokens)
     export_tokens(found, format.value, output, force)
-    typer.echo(f"{len(found)} utterances written: {output}")
+    say(f"{len(found)} utterances written: {output}")

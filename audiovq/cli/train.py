@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from audiovq.cli.options import Device
+from audiovq.cli.options import Device, say
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -29,10 +29,7 @@ def train(
     experiment = load_config(config, overrides or [])
 
     from audiovq.training.autoencoder import train_autoencoder
-    from audiovq.training.folder import start_anew
 
-    if force:
-        start_anew(output)
-    progress = train_autoencoder(experiment, output, device)
+    progress = train_autoencoder(experiment, output, device, force)
     if os.environ.get("RANK", "0") == "0":  # Set by launchers of several processes.
-        typer.echo(f"{progress.step} steps done, best validation loss {progress.best_loss:.4f}: {output / 'release'}")
+        say(f"{progress.step} steps done, best validation loss {progress.best_loss:.4f}: {output / 'release'}")

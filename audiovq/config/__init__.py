@@ -7,30 +7,38 @@ refused, with the nearest known one in the message.
 
 from __future__ import annotations
 
+from audiovq.config.adversarial import AdversarialConfig, AdversarialKind, DiscriminatorConfig
+from audiovq.config.bottlenecks import (
+    BottleneckConfig,
+    CategoricalConfig,
+    FSQConfig,
+    GaussianConfig,
+    GumbelConfig,
+    NoBottleneckConfig,
+    QuantizerConfig,
+    ReinforceConfig,
+    ResidualConfig,
+    VariationalConfig,
+    VQConfig,
+)
+from audiovq.config.decoders import (
+    DecoderConfig,
+    ISTFTDecoderConfig,
+    SourceDecoderConfig,
+    SpeakerWaveNetConfig,
+    TransposedDecoderConfig,
+    WaveNetConfig,
+    WaveNetDecoderConfig,
+)
+from audiovq.config.encoders import ConvEncoderConfig, EncoderConfig, SpectralEncoderConfig
 from audiovq.config.experiments import (
+    AutoencoderTrainingConfig,
     DataConfig,
     ExperimentConfig,
     LossConfig,
     TrainingConfig,
 )
-from audiovq.config.models import (
-    AutoencoderConfig,
-    BottleneckConfig,
-    CategoricalConfig,
-    DecoderConfig,
-    EncoderConfig,
-    GaussianConfig,
-    GumbelConfig,
-    ISTFTDecoderConfig,
-    NoBottleneckConfig,
-    ReinforceConfig,
-    SpeakerWaveNetConfig,
-    TransposedDecoderConfig,
-    VariationalConfig,
-    VQConfig,
-    WaveNetConfig,
-    WaveNetDecoderConfig,
-)
+from audiovq.config.models import AutoencoderConfig
 from audiovq.config.priors import (
     CodesConfig,
     PriorConfig,
@@ -40,25 +48,37 @@ from audiovq.config.reading import (
     load_config,
     parse_config,
 )
+from audiovq.config.schema import PartConfig
 
 __all__ = [
+    "AdversarialConfig",
+    "AdversarialKind",
     "AutoencoderConfig",
+    "AutoencoderTrainingConfig",
     "BottleneckConfig",
     "CategoricalConfig",
     "CodesConfig",
+    "ConvEncoderConfig",
     "DataConfig",
     "DecoderConfig",
+    "DiscriminatorConfig",
     "EncoderConfig",
     "ExperimentConfig",
+    "FSQConfig",
     "GaussianConfig",
     "GumbelConfig",
     "ISTFTDecoderConfig",
     "LossConfig",
     "NoBottleneckConfig",
+    "PartConfig",
     "PriorConfig",
     "PriorExperimentConfig",
+    "QuantizerConfig",
     "ReinforceConfig",
+    "ResidualConfig",
+    "SourceDecoderConfig",
     "SpeakerWaveNetConfig",
+    "SpectralEncoderConfig",
     "TrainingConfig",
     "TransposedDecoderConfig",
     "VQConfig",

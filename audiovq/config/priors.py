@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
+from audiovq.config.decoders import SpeakerWaveNetConfig
 from audiovq.config.experiments import TrainingConfig
-from audiovq.config.models import SpeakerWaveNetConfig
-from audiovq.config.schema import Probability, Schema
+from audiovq.config.schema import PositiveFloat, PositiveInt, Probability, SampleRate, Schema, Size
 
 
 class CodesConfig(Schema):
@@ -17,13 +17,13 @@ class CodesConfig(Schema):
 
     weights_sha256: str
     """SHA-256 of the tokenizer's weights."""
-    sample_rate: PositiveInt
+    sample_rate: SampleRate
     """Rate in Hz of the waveforms that the codes stand for."""
-    hop_length: PositiveInt
+    hop_length: Size
     """Samples a frame."""
     frame_rate: PositiveFloat
     """Frames a second."""
-    num_codebooks: PositiveInt
+    num_codebooks: Size
     """Codes a frame, Q."""
     codebook_size: Annotated[int, Field(ge=2, le=65536)]
     """Codes in each codebook, K."""

@@ -2,13 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+if TYPE_CHECKING:
+    from audiovq.config.models import AutoencoderConfig
+
+Weight = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, lt=1)]
+PositiveFloat = Annotated[float, Field(gt=0)]
+PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
+Size = Annotated[int, Field(gt=0, le=2**20)]
+"""Channels, kernels and whatever else is an axis of a tensor."""
+Layers = Annotated[int, Field(gt=0, le=1000)]
+LookAhead = Annotated[int, Field(ge=0, le=2**20)]
+"""Samples or frames behind its own that something sees."""
+SampleRate = Annotated[int, Field(ge=1000, le=768_000)]
+"""Samples a second, from less than a telephone's to more than any converter's."""
 
 
 class Schema(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class PartConfig(Schema):
+    """Settings of a part of a model, which name the class that is built from them."""
+
+    implementation: ClassVar[str]
+    """`package.module:Class`. It is imported when the part is built, so that configs are read without torch. The class
+    has a method `of(config)`, which makes the part of a whole model's config."""
+
+    def build(self, config: AutoencoderConfig) -> Any:
+        """The part of the model that `config`, to which these settings belong, asks for."""
+        module, _, name = self.implementation.partition(":")
+        return getattr(import_module(module), name).of(config)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 import gzip
+import hashlib
 import json
 import os
 import re
@@ -175,6 +176,19 @@ def iterate_manifest(path: str | Path) -> Iterator[Utterance]:
         yield utterance
     if not seen:
         raise ManifestError(f"{path}: holds no utterances")
+
+
+def manifest_digest(path: str | Path) -> str:
+    """SHA-256 of what a manifest's utterances are: ids, files as it names them, places in them, rates and speakers.
+
+    Texts and splits do not count, nor does where the manifest lies. Raises as `read_manifest`.
+    """
+    digest = hashlib.sha256()
+    for _, line in _lines(Path(path)):
+        record = json.loads(line)
+        known = [record.get(name) for name in ("id", "path", "sample_rate", "num_samples", "speaker")]
+        digest.update((json.dumps([*known, float(record.get("offset", 0))]) + "\n").encode())
+    return digest.hexdigest()
 
 
 def write_manifest(path: str | Path, utterances: Iterable[Utterance], folder: Path | None = None) -> None:

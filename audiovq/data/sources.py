@@ -1,6 +1,6 @@
 """What is to be tokenized: utterances of manifests, folders, Kaldi data folders and WebDataset tars.
 
-They are only listed here; an audio file is opened at most for its header, where nothing else tells how long it is.
+They are only listed here; an audio file is opened by `with_seconds` alone, where nothing else tells how long it is.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def list_items(inputs: Sequence[Path]) -> Iterator[Item]:
     seen: dict[str, str] = {}
     for given in inputs:
         count = 0
-        for item in _with_seconds(_list_input(given)):
+        for item in _list_input(given):
             try:
                 check_id(item.id)
             except ManifestError as error:
@@ -171,10 +171,10 @@ def _named(name: str, path: str, member: Member | None = None, problem: str | No
     utterance_id = re.sub(r"[/\s]+", "_", name)
     try:
         check_id(utterance_id)
-        if escape(path) != path:
-            raise ManifestError("its path is not valid Unicode")
     except ManifestError as error:
         problem, utterance_id = problem or f"{error}; rename it", safe_id(utterance_id)
+    if escape(path) != path:
+        problem = "its file name is no UTF-8; rename it"
     return Item(utterance_id, escape(path), problem=problem, member=member)
 
 
@@ -231,8 +231,8 @@ def _tar_item(path: Path, member: tarfile.TarInfo, name: PurePosixPath, end: int
     return _named(key.as_posix(), str(path), place, problem)
 
 
-def _with_seconds(items: Iterable[Item]) -> Iterator[Item]:
-    """The items, with the lengths of their files where the list does not tell them."""
+def with_seconds(items: Iterable[Item]) -> Iterator[Item]:
+    """The items, with the lengths of their files where the list does not tell them; 0 for audio that cannot be used."""
     remaining = iter(items)
     with ThreadPool(_THREADS) as pool:
         while group := list(islice(remaining, _GROUP)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from audiovq.batching import evenly_spread
 from audiovq.errors import AudioError, SpeakerError
-from audiovq.evaluation.metrics import METRICS, MetricError, Summary, measure, summarize
-from audiovq.tokens.statistics import CodeStatistics, code_statistics, count_codes
+from audiovq.evaluation.metrics import METRICS, MetricError, MetricSummary, measure, summarize
+from audiovq.tokens.statistics import CodeStatistics, code_statistics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,14 +22,6 @@ if TYPE_CHECKING:
     from audiovq.models.tokenizer import AudioTokenizer
 
     Results = dict[str, float | MetricError]
-
-
-import math
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -79,11 +72,11 @@ class Evaluation:
         """Length of all utterances that were evaluated."""
         return sum(scores.seconds for scores in self.scores)
 
-    def summaries(self) -> dict[str, Summary]:
+    def summaries(self) -> dict[str, MetricSummary]:
         """Each metric of the tokenizer's reconstructions."""
         return {name: summarize(scores.model[name] for scores in self.scores) for name in METRICS}
 
-    def noise_summaries(self) -> dict[str, Summary]:
+    def noise_summaries(self) -> dict[str, MetricSummary]:
         """Each metric of mean-spectrum noise, which knows nothing of the utterance."""
         return {name: summarize(scores.noise[name] for scores in self.scores) for name in METRICS}
 
@@ -109,6 +102,8 @@ def evaluate(
         AudioError: none of the utterances can be read.
         SpeakerError: the model is told who speaks, and does not know the speaker of an utterance.
     """
+    from audiovq.bottlenecks.base import count_codes
+
     check_speakers(tokenizer, utterances)
     rate = tokenizer.sample_rate
     rejected: dict[str, str] = {}
@@ -121,7 +116,11 @@ def evaluate(
     kept = {utterance.id for utterance in evenly_spread(readable, examples)}
     scores, shown, counts = [], [], None
     for seed, utterance in enumerate(_progress(readable, "Evaluating")):
-        original = utterance.source().read(rate)
+        try:
+            original = utterance.source().read(rate)
+        except AudioError as error:  # It was there a moment ago.
+            rejected[utterance.id] = str(error)
+            continue
         voice = utterance.speaker if tokenizer.speakers else None
         decoded, codes = tokenizer.reconstruct(original, rate, speaker=voice)
         decoded = decoded[0].cpu()
@@ -134,7 +133,8 @@ def evaluate(
         )
         scores.append(result)
         if codes is not None:
-            counts = count_codes(codes, tokenizer.codebook_size) + (0 if counts is None else counts)
+            found = count_codes(codes, tokenizer.codebook_size).cpu().numpy()
+            counts = found if counts is None else counts + found
         if utterance.id in kept:
             shown.append(Example(result, original, decoded, None if codes is None else codes[0].cpu()))
     statistics = None if counts is None else code_statistics(counts, tokenizer.frame_rate)

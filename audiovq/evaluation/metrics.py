@@ -30,6 +30,10 @@ SILENCE = 2**-15
 """A signal that stays within this of its mean, the smallest step of 16-bit audio, is silent."""
 
 
+MAX_SI_SDR = 144.0
+"""In dB; beyond it, float32 waveforms cannot tell a distortion from none, or a trace of the original from none."""
+
+
 class MetricError(AudioVQError):
     """A metric that has no value for this pair of signals; the message is the reason."""
 
@@ -98,7 +102,7 @@ def mel_distance(reference: Float[Tensor, "1 time"], degraded: Float[Tensor, "1 
 
 
 def si_sdr(reference: Float[Tensor, "1 time"], degraded: Float[Tensor, "1 time"], sample_rate: int) -> float:
-    """Scale-invariant signal-to-distortion ratio in dB of the zero-mean signals (Le Roux et al., 2019).
+    """Scale-invariant signal-to-distortion ratio in dB of the zero-mean signals (Le Roux et al., 2019; torchmetrics).
 
     With s the reference and x the reconstruction: 10 log10(||a s||^2 / ||a s - x||^2), a = <x, s> / ||s||^2.
 
@@ -106,17 +110,16 @@ def si_sdr(reference: Float[Tensor, "1 time"], degraded: Float[Tensor, "1 time"]
         MetricError: the ratio is infinite (a scaled copy of the reference, or nothing of it), or the signals
             are silent or not finite.
     """
-    original, decoded = _signals(reference, degraded)
-    original, decoded = original - original.mean(), decoded - decoded.mean()
-    target = original * (decoded @ original) / (original @ original)
-    distortion = target - decoded
-    signal, noise = target @ target, distortion @ distortion
-    # What float32 waveforms cannot resolve is no distortion: 2^-48 is -144 dB.
-    if noise <= 2**-48 * signal:
+    import torch
+    from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
+
+    original, decoded = (torch.from_numpy(wave) for wave in _signals(reference, degraded))
+    ratio = scale_invariant_signal_distortion_ratio(decoded, original, zero_mean=True).item()
+    if ratio > MAX_SI_SDR:
         raise MetricError("infinite: the reconstruction is a scaled copy of the original")
-    if signal == 0:
+    if ratio < -MAX_SI_SDR:
         raise MetricError("infinite: the reconstruction is orthogonal to the original")
-    return float(10 * np.log10(signal / noise))
+    return ratio
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ def measure(
 
 
 @dataclass(frozen=True)
-class Summary:
+class MetricSummary:
     """Mean of a metric over utterances."""
 
     mean: float | None
@@ -170,7 +173,7 @@ class Summary:
     """Why, and how often."""
 
 
-def summarize(results: Iterable[float | MetricError]) -> Summary:
+def summarize(results: Iterable[float | MetricError]) -> MetricSummary:
     """Mean, 95% confidence interval and failures of one metric's results."""
     from scipy.special import stdtrit
 
@@ -183,7 +186,7 @@ def summarize(results: Iterable[float | MetricError]) -> Summary:
     if mean is not None and n > 1:
         margin = float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n))
         interval = (mean - margin, mean + margin)
-    return Summary(mean, interval, n, failed, dict(reasons.most_common()))
+    return MetricSummary(mean, interval, n, failed, dict(reasons.most_common()))
 
 
 def _stoi(reference: Tensor, degraded: Tensor, sample_rate: int, extended: bool) -> float:

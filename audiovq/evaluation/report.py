@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import audiovq
 from audiovq.evaluation.evaluate import Evaluation, Example, Scores
-from audiovq.evaluation.metrics import METRICS, MetricError, Summary
+from audiovq.evaluation.metrics import METRICS, MetricError, MetricSummary
 from audiovq.evaluation.pictures import MEL_FFT, code_strip, data_uri, histogram_path, mel_images
 from audiovq.files import write_json, write_text
 
@@ -81,7 +81,7 @@ def format_table(evaluation: Evaluation) -> str:
 def write_report(evaluation: Evaluation, folder: str | Path) -> Path:
     """Write `metrics.json`, `utterances.jsonl` and the page `index.html`; returns the path of the page."""
     folder = Path(folder)
-    lines = [json.dumps(_utterance_record(scores), ensure_ascii=False) for scores in evaluation.scores]
+    lines = [json.dumps(_utterance_record(scores)) for scores in evaluation.scores]
     write_text(folder / UTTERANCES_FILE, "".join(line + "\n" for line in lines))
     write_text(folder / PAGE_FILE, render_page(evaluation))
     write_json(folder / METRICS_FILE, metrics_record(evaluation))
@@ -119,20 +119,22 @@ def render_page(evaluation: Evaluation) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.j2").render(
+    page = environment.get_template("page.html.j2").render(
         evaluation=evaluation,
         rows=table(evaluation),
         histograms=[histogram_path(counts) for counts in _books(evaluation)],
         examples=[_example_view(example, evaluation) for example in evaluation.examples],
         version=audiovq.__version__,
     )
+    # Half of a surrogate pair, as names that are not UTF-8 have it, cannot be written.
+    return page.encode("utf-8", "backslashreplace").decode()
 
 
 def _books(evaluation: Evaluation) -> list[Any]:
     return [] if evaluation.code_counts is None else list(evaluation.code_counts)
 
 
-def _format(summary: Summary, decimals: int) -> str:
+def _format(summary: MetricSummary, decimals: int) -> str:
     if summary.mean is None:
         return "failed"
     text = f"{summary.mean:.{decimals}f}"
@@ -195,9 +197,9 @@ def _example_view(example: Example, evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def _single(result: float | MetricError) -> Summary:
+def _single(result: float | MetricError) -> MetricSummary:
     failed = isinstance(result, MetricError)
-    return Summary(None if failed else result, None, int(not failed), int(failed), {})
+    return MetricSummary(None if failed else result, None, int(not failed), int(failed), {})
 
 
 def _ticks(seconds: float, most: int = 6) -> list[tuple[float, str]]:

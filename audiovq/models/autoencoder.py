@@ -2,116 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from audiovq.audio.signal import MU_LAW_CLASSES, mu_law_decode, mu_law_encode
-from audiovq.bottlenecks import build_bottleneck
-from audiovq.bottlenecks.base import BottleneckOutput
-from audiovq.config import AutoencoderConfig, TransposedDecoderConfig, WaveNetDecoderConfig
-from audiovq.nn.conv import Encoder, Stream, TransposedDecoder
-from audiovq.nn.istft import ISTFTDecoder
-from audiovq.nn.wavenet_decoder import WaveNetDecoder
-from audiovq.sampling.waveform import WaveNetSampler
+from audiovq.bottlenecks.base import Bottleneck, BottleneckOutput
+from audiovq.config import AutoencoderConfig
+from audiovq.nn.decoder import Decoder, DecoderOutput
 
 
-@dataclass
-class AutoencoderOutput:
+@dataclass(kw_only=True)
+class AutoencoderOutput(DecoderOutput):
     """Result of a forward pass."""
 
-    wave: Float[Tensor, "batch 1 time"]
-    """The reconstruction. With a WaveNet decoder: the likeliest value of each sample given the true samples before it,
-    which tells what the network has learnt but is no reconstruction from the latents."""
     bottleneck: BottleneckOutput
-    logits: Float[Tensor, "batch classes time"] | None = None
-    """With a WaveNet decoder: of each sample's mu-law class, given the true samples before it."""
-
-    @property
-    def prediction(self) -> Tensor:
-        """What the reconstruction loss compares with the true waveform."""
-        return self.wave if self.logits is None else self.logits
 
 
 class Autoencoder(nn.Module):
-    """Waveform -> latents -> bottleneck -> latents -> waveform."""
+    """Waveform -> latents -> bottleneck -> latents -> waveform.
+
+    Encoder and decoder are causal. They *look ahead* by a delay and nothing else: with a look-ahead of a frames, what
+    the network gives for frame t + a is taken for frame t.
+    """
 
     def __init__(self, config: AutoencoderConfig):
         super().__init__()
         self.hop_length = config.hop_length
-        self.encoder = Encoder(config.encoder, config.latent_dim)
-        self.bottleneck = build_bottleneck(config)
-        self.decoder = build_decoder(config)
+        self.delay = Delay(config.encoder.look_ahead, config.hop_length)
+        self.look_ahead = config.decoder.look_ahead
+        self.encoder = config.encoder.build(config)
+        self.bottleneck: Bottleneck = config.bottleneck.build(config)
+        self.decoder: Decoder = config.decoder.build(config)
 
     def forward(
-        self, wave: Float[Tensor, "batch 1 time"], speaker: Int[Tensor, " batch"] | None = None
+        self,
+        wave: Float[Tensor, "batch 1 time"],
+        speaker: Int[Tensor, " batch"] | None = None,
+        f0: Float[Tensor, "batch hops"] | None = None,
     ) -> AutoencoderOutput:
         """Reconstruct a batch; the output is as long as the input.
 
         Args:
-            speaker: numbers of the speakers in `decoder.speakers`, for a decoder that is told who speaks.
+            speaker: numbers of the speakers in `config.speakers`, for a decoder that is told who speaks.
+            f0: true pitch in Hz, for a decoder that starts from a source.
         """
         latents = self.encode(wave)
         # Distances and usage statistics need float32 whatever the networks compute in.
         with torch.autocast(latents.device.type, enabled=False):
             bottleneck = self.bottleneck(latents.float())
-        if isinstance(self.decoder, WaveNetDecoder):
-            logits = self._predict(self.decoder, bottleneck, wave, speaker)
-            return AutoencoderOutput(mu_law_decode(logits.argmax(1))[:, None], bottleneck, logits)
-        return AutoencoderOutput(self.decode(bottleneck.latents)[..., : wave.shape[-1]], bottleneck)
+        samples, length = bottleneck.samples, wave.shape[-1]
+        wave = self.whole_frames(wave).repeat(samples, 1, 1)
+        speaker = speaker.repeat(samples) if speaker is not None else None
+        f0 = f0.repeat(samples, 1) if f0 is not None else None
+        output = self.decoder.reconstruct(F.pad(bottleneck.latents, (0, self.look_ahead)), wave, speaker, f0)
+        start = self.look_ahead * self.hop_length
+        logits = None if output.logits is None else output.logits[..., :length]
+        return AutoencoderOutput(
+            wave=output.wave[..., start : start + length],
+            logits=logits,
+            terms=output.terms,
+            bottleneck=bottleneck,
+        )
 
-    def _predict(
-        self,
-        decoder: WaveNetDecoder,
-        bottleneck: BottleneckOutput,
-        wave: Float[Tensor, "batch 1 time"],
-        speaker: Int[Tensor, " batch"] | None,
-    ) -> Float[Tensor, "items classes time"]:
-        """Logits of the samples of each item, or of each of its samples of codes."""
-        classes = mu_law_encode(self.whole_frames(wave)).squeeze(1).repeat(bottleneck.samples, 1)
-        speaker = speaker.repeat(bottleneck.samples) if speaker is not None else None
-        return decoder(bottleneck.latents, classes, speaker)[..., : wave.shape[-1]]
-
-    def encode(
-        self, wave: Float[Tensor, "batch 1 time"], stream: Stream | None = None
-    ) -> Float[Tensor, "batch dim frames"]:
+    def encode(self, wave: Float[Tensor, "batch 1 time"]) -> Float[Tensor, "batch dim frames"]:
         """Latents of ceil(T / hop_length) frames; the last one sees zeros where the signal has ended."""
-        return self.encoder(self.whole_frames(wave), stream)
+        missing = -wave.shape[-1] % self.hop_length
+        padded = F.pad(wave, (self.delay.samples, missing + self.delay.look_ahead))
+        return self.encoder(padded)[..., self.delay.frames :]
 
     def whole_frames(self, wave: Float[Tensor, "batch 1 time"]) -> Float[Tensor, "batch 1 time2"]:
         """The waveform with zeros behind it, up to the end of a frame."""
         missing = -wave.shape[-1] % self.hop_length
-        return nn.functional.pad(wave, (0, missing)) if missing else wave
+        return F.pad(wave, (0, missing)) if missing else wave
 
-    def decode(
-        self, latents: Float[Tensor, "batch dim frames"], stream: Stream | None = None
-    ) -> Float[Tensor, "batch 1 time"]:
-        """F * hop_length samples of waveform, in float32; a WaveNet decoder has `start_decoding` instead."""
-        return self.decoder(latents, stream).float()
-
-    def start_decoding(
-        self, speaker: Int[Tensor, " #batch"] | None = None, seed: int = 0
-    ) -> Callable[[Float[Tensor, "batch dim frames"]], Float[Tensor, "batch 1 time"]]:
-        """A function that decodes latents piece by piece.
-
-        Args:
-            speaker: number of the speaker of each item, or of one for all, for a decoder that is told who speaks.
-            seed: of what a WaveNet decoder draws; other decoders draw nothing.
-        """
-        if isinstance(self.decoder, WaveNetDecoder):
-            sampler = WaveNetSampler(self.decoder, speaker, seed)
-            return lambda latents: mu_law_decode(sampler(latents))[:, None]
-        return partial(self.decode, stream=Stream())
+    def decode(self, latents: Float[Tensor, "batch dim frames"]) -> Float[Tensor, "batch 1 time"]:
+        """F * hop_length samples of waveform, in float32, of a decoder that draws nothing."""
+        padded = F.pad(latents, (0, self.look_ahead))
+        return self.decoder(padded).float()[..., self.look_ahead * self.hop_length :]
 
 
-def build_decoder(config: AutoencoderConfig) -> nn.Module:
-    """The decoder that a model's config asks for."""
-    if isinstance(config.decoder, TransposedDecoderConfig):
-        return TransposedDecoder(config.decoder, config.latent_dim, config.encoder.strides)
-    if isinstance(config.decoder, WaveNetDecoderConfig):
-        return WaveNetDecoder(config.decoder, config.latent_dim, config.hop_length, MU_LAW_CLASSES)
-    return ISTFTDecoder(config.decoder, config.latent_dim, config.hop_length)
+@dataclass(frozen=True)
+class Delay:
+    """How an encoder looks ahead: `samples` zeros in front of the signal, and its first `frames` frames dropped."""
+
+    look_ahead: int
+    """Samples behind its own that a frame sees."""
+    hop_length: int
+
+    @property
+    def frames(self) -> int:
+        """Frames that are dropped."""
+        return -(-self.look_ahead // self.hop_length)
+
+    @property
+    def samples(self) -> int:
+        """Zeros in front of the signal: none if the look-ahead is whole frames."""
+        return self.frames * self.hop_length - self.look_ahead

@@ -1,4 +1,4 @@
-"""Near ties between codes, settled in double precision."""
+"""Codes that do not depend on rounding: where float32 cannot be trusted, double precision decides."""
 
 from __future__ import annotations
 
@@ -9,23 +9,43 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from audiovq.devices import full_float32
 from audiovq.models.autoencoder import Autoencoder
 
+PROBE_SECONDS = 1.28
+SAFETY = 2
+"""How many times larger the errors of latents may be than the largest that a probe shows. What counts is their part
+along the direction that decides between two codes, which is smaller already."""
 
-class TieBreaker:
-    """Chooses codes where float32 cannot be trusted to, from the samples that they depend on, on the CPU.
+
+class ExactCodes:
+    """Finds the frames whose codes rounding could have changed, and encodes them again, on the CPU.
 
     A frame whose two best codes are nearly as good would get one or the other by how its numbers were rounded, which
     changes with the size of the batch, the length of the piece, the threads and the device. In double precision that
     is some hundred million times as rare.
+
+    How far float32 may be off depends on the network and its weights: a probe signal, encoded in both, tells it.
     """
 
-    def __init__(self, model: Autoencoder):
+    def __init__(self, model: Autoencoder, sample_rate: int, device: torch.device):
         self._encoder = copy.deepcopy(model.encoder).to("cpu", torch.float64)
         self._bottleneck = copy.deepcopy(model.bottleneck).to("cpu", torch.float64)
         self._hop = model.hop_length
         self.frames = -(-model.encoder.receptive_field // model.hop_length)
         """Frames of signal that the code of a frame depends on, its own among them."""
+        wave = model.whole_frames(probe(sample_rate))
+        with torch.inference_mode(), full_float32():
+            exact, computed = self._encoder(wave.double()), model.encoder(wave.to(device)).cpu()
+        error = (computed - exact).norm(dim=1) / exact.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
+        self.latent_error = SAFETY * float(error.max())
+        """How far a computed latent may be from the exact one, as a share of its length."""
+
+    def near_ties(
+        self, latents: Float[Tensor, "batch dim frames"], margin: Float[Tensor, "batch frames"]
+    ) -> Bool[Tensor, "batch frames"]:
+        """The frames whose margin is within what their latents may be off by."""
+        return margin < self.latent_error * latents.norm(dim=1)
 
     def settle(
         self,
@@ -45,9 +65,18 @@ class TieBreaker:
             for first, last in _spans(tied.tolist(), self.frames):
                 begin, end = max(0, first + before + 1 - self.frames), last + before + 1
                 latents = self._encoder(signal[item : item + 1, :, begin * self._hop : end * self._hop].double())
-                settled = self._bottleneck.choice(latents[..., first - last - 1 :]).first_codes()
+                settled, _ = self._bottleneck.encode(latents[..., first - last - 1 :], codes.shape[1])
                 chosen = tied[(first <= tied) & (tied <= last)]
-                codes[item, :, chosen] = settled[chosen - first]
+                codes[item][:, chosen] = settled[0][:, chosen - first]
+
+
+def probe(sample_rate: int) -> Float[Tensor, "1 1 time"]:
+    """Pulses and noise whose levels sweep over all that speech has, with silence at both ends."""
+    samples = round(PROBE_SECONDS * sample_rate)
+    noise = torch.randn(samples, generator=torch.Generator().manual_seed(0))
+    level = torch.logspace(-5, 0, samples) * (torch.arange(samples) % (samples // 4) > samples // 16)
+    pulses = torch.sin(2 * torch.pi * torch.linspace(80, 300, samples).cumsum(0) / sample_rate).pow(15)
+    return (level * (0.1 * noise + 0.5 * pulses))[None, None]
 
 
 def _spans(frames: list[int], reach: int) -> Iterator[tuple[int, int]]:

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import itertools
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 import audiovq
 from audiovq.config import AutoencoderConfig, PriorConfig, parse_config
 from audiovq.errors import CheckpointError, ConfigError
-from audiovq.files import atomic_path, write_json, write_text
+from audiovq.files import atomic_path, read_json, write_json, write_text
+from audiovq.text import shown
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 KINDS: dict[type[AutoencoderConfig | PriorConfig], str] = {AutoencoderConfig: "tokenizer", PriorConfig: "prior"}
 """What a released model is called, by the schema of its config."""
 
+FORMATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
+"""Number formats of a network's state, as safetensors calls them."""
+HALF = ("F16", "BF16")
+
+Header = Mapping[str, tuple[list[int], str]]
+"""Shape and number format of each tensor in a file."""
 ConfigT = TypeVar("ConfigT", AutoencoderConfig, PriorConfig)
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -42,6 +53,9 @@ def load_network(
     """
     folder = locate(path_or_hub_id, revision)
     config = read_config(folder, schema)
+    # Before memory is taken: what a damaged or hostile config asks for has to be in the file.
+    header = read_header(folder / WEIGHTS)
+    compare(_sketch(config, build, len(header), folder), header, str(path_or_hub_id))
     network = build(config)
     load_weights(network, read_weights(folder / WEIGHTS), source=str(path_or_hub_id))
     return config, network
@@ -88,16 +102,19 @@ def read_config(folder: Path, schema: type[ConfigT]) -> ConfigT:
     if kind != wanted:
         raise CheckpointError(f"{folder}: is a {kind}, expected a {wanted}")
     try:
-        return parse_config(data.get("model"), schema, str(folder / CONFIG))
+        config = parse_config(data.get("model"), schema, str(folder / CONFIG))
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
+    if isinstance(config, PriorConfig) and config.codes is None:
+        raise CheckpointError(f"{folder / CONFIG}: codes: is required in a released prior")
+    return config
 
 
 def kind_of(folder: Path) -> str:
     """What a released model is, one of `KINDS`; raises as `read_config`."""
     kind = _read_json(folder).get("kind", "tokenizer")
     if kind not in KINDS.values():
-        raise CheckpointError(f"{folder / CONFIG}: expected kind {' or '.join(KINDS.values())}, found {kind}")
+        raise CheckpointError(f"{folder / CONFIG}: expected kind {' or '.join(KINDS.values())}, found {kind!s:.60}")
     return kind
 
 
@@ -106,48 +123,108 @@ def _read_json(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{folder}: is no model folder, it has no {CONFIG}")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = read_json(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from error
     version = data.get("format_version") if isinstance(data, dict) else None
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"{path}: expected format_version {FORMAT_VERSION}, found {version}; "
+            f"{path}: expected format_version {FORMAT_VERSION}, found {version!s:.60}; "
             "is it an audiovq model, and of this version of audiovq?"
         )
     return data
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, on the CPU; nothing else is accepted, nothing is ever unpickled."""
+def read_header(path: Path) -> Header:
+    """Shapes and number formats of a safetensors file's tensors, which all lie within the file; reads none of them.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or something else.
+    """
     try:
-        return load(path.read_bytes())
+        if not path.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        with safe_open(path, "pt") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+            return {name: (list(piece.get_shape()), piece.get_dtype()) for name, piece in slices.items()}
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from error
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:
         raise CheckpointError(
             f"{path}: is no safetensors file or is damaged ({error}); pickled checkpoints are not loaded"
         ) from error
 
 
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, on the CPU; nothing else is accepted, nothing is ever unpickled.
+
+    Raises:
+        CheckpointError: as `read_header`, or a value is NaN or infinite; the message names the tensor.
+    """
+    read_header(path)
+    weights = load(path.read_bytes())
+    _require_finite(weights, path)
+    return weights
+
+
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], source: str) -> None:
-    """Copy weights into a model; every name and shape has to agree.
+    """Copy weights into a model; every name and shape has to agree. Half precision becomes the model's own.
 
     Raises:
         CheckpointError: they do not; the message names the first differences.
     """
-    expected = model.state_dict()
-    wrong = [f"{name} is missing" for name in expected if name not in weights]
-    wrong += [f"{name} is unknown" for name in weights if name not in expected]
-    wrong += [
-        f"{name} is {list(weights[name].shape)} instead of {list(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in weights and weights[name].shape != tensor.shape
-    ]
+    compare(
+        model.state_dict(), {name: (list(t.shape), FORMATS.get(t.dtype, "")) for name, t in weights.items()}, source
+    )
+    model.load_state_dict(weights)
+
+
+def compare(expected: Mapping[str, Tensor], found: Header, source: str) -> None:
+    """Raise `CheckpointError` unless all names, shapes and number formats agree, or the format is half precision."""
+    wrong = [f"{name} is missing" for name in expected if name not in found]
+    wrong += [f"{shown(name)} is unknown" for name in found if name not in expected]
+    for name, tensor in expected.items():
+        shape, kind = found.get(name, (list(tensor.shape), FORMATS[tensor.dtype]))
+        if shape != list(tensor.shape):
+            wrong.append(f"{name} is {shown(shape)} instead of {list(tensor.shape)}")
+        elif kind != FORMATS[tensor.dtype] and not (tensor.is_floating_point() and kind in HALF):
+            wrong.append(f"{name} is {kind or 'of another number format'} instead of {FORMATS[tensor.dtype]}")
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise CheckpointError(f"{source}: weights do not fit the config: {', '.join(wrong[:3])}{more}")
-    model.load_state_dict(weights)
+
+
+def _sketch(config: ConfigT, build: Callable[[ConfigT], nn.Module], tensors: int, folder: Path) -> dict[str, Tensor]:
+    """The state that a config's network has, without memory for it.
+
+    Raises:
+        CheckpointError: the config asks for far more tensors than the file has, or for larger ones than there can be.
+    """
+    left = itertools.count(8 * tensors + 100, -1)  # Some are replaced while a network is built.
+
+    def count(*_: object) -> None:
+        if not next(left):
+            raise CheckpointError(
+                f"{folder}: weights do not fit the config, which asks for more than {tensors} tensors"
+            )
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            return build(config).state_dict()
+    except (RuntimeError, OverflowError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise CheckpointError(f"{folder / CONFIG}: no network can be built from it ({reason})") from error
+    finally:
+        hook.remove()
+
+
+def _require_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    for name, tensor in weights.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(
+                f"{path}: tensor {shown(name)} holds NaN or infinite values; a model has to be finite"
+            )
 
 
 def serialize(weights: Mapping[str, Tensor]) -> bytes:
@@ -158,8 +235,13 @@ def serialize(weights: Mapping[str, Tensor]) -> bytes:
 def write(
     folder: str | Path, config: AutoencoderConfig | PriorConfig, weights: Mapping[str, Tensor], card: str
 ) -> None:
-    """Write a released model, each file to a temporary name first; the config, without which it is none, last."""
+    """Write a released model, each file to a temporary name first; the config, without which it is none, last.
+
+    Raises:
+        CheckpointError: a weight is NaN or infinite; nothing is written then.
+    """
     folder = Path(folder)
+    _require_finite(weights, folder / WEIGHTS)
     with atomic_path(folder / WEIGHTS) as temporary:
         temporary.write_bytes(serialize(weights))
     write_text(folder / CARD, card)

@@ -2,71 +2,131 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from audiovq.devices import full_float32
 from audiovq.errors import AudioError
-from audiovq.nn.conv import Stream
+from audiovq.models.autoencoder import Autoencoder
+from audiovq.models.exact import ExactCodes
+from audiovq.nn.stream import Stream
 
-if TYPE_CHECKING:
-    from audiovq.models.tokenizer import AudioTokenizer
+
+class LatentStream:
+    """Latents of a signal that arrives in pieces, those of the whole signal, and the samples that they come from.
+
+    Frames come as soon as all samples that they see are there, so that the first call may give fewer.
+    """
+
+    def __init__(self, model: Autoencoder, device: torch.device):
+        self._model, self._device = model, device
+        self._stream = Stream()
+        self._waiting = torch.zeros(0)
+        self._dropped = 0
+        self._begun = False
+
+    def __call__(
+        self, wave: Float[Tensor, "batch 1 time"]
+    ) -> tuple[Float[Tensor, "batch dim frames"], Float[Tensor, "batch 1 time2"], int]:
+        """Latents on the device, the samples of their frames as the encoder was given them, and how many of the frames,
+        the first ones of the signal, are to be dropped, since the encoder looks ahead."""
+        delay, hop = self._model.delay, self._model.hop_length
+        self._waiting = torch.cat([self._waiting, wave], -1) if self._begun else F.pad(wave, (delay.samples, 0))
+        self._begun = True
+        whole = self._waiting.shape[-1] // hop * hop
+        signal, self._waiting = self._waiting[..., :whole], self._waiting[..., whole:].clone()
+        latents = self._model.encoder(signal.to(self._device), self._stream)
+        drop = min(delay.frames - self._dropped, latents.shape[-1])
+        self._dropped += drop
+        return latents, signal, drop
 
 
 class StreamingEncoder:
     """Encodes a signal that arrives in pieces; the codes are those of the whole signal.
 
     Each call takes a piece [B, 1, T] at the model's rate and returns codes [B, Q, F] on the CPU. All pieces but the
-    last are a multiple of `hop_length` samples long.
+    last are a multiple of `hop_length` samples long. A model that looks ahead gives a frame's codes when it has seen
+    enough; the call with `last` gives all that are left.
 
     Raises:
-        AudioError: a piece follows one that was no multiple of the hop length, which ends the signal.
+        AudioError: a piece follows the last one, or one that was no multiple of the hop length, which ends the signal.
     """
 
-    def __init__(self, tokenizer: AudioTokenizer):
-        self.tokenizer = tokenizer
-        self._stream = Stream()
+    def __init__(self, model: Autoencoder, exact: ExactCodes, device: torch.device, num_codebooks: int | None = None):
+        self._model, self._exact, self._num_codebooks = model, exact, num_codebooks or model.bottleneck.num_codebooks
+        self._latents = LatentStream(model, device)
         self._past = torch.zeros(0)
         self._ended = False
 
     @torch.inference_mode()
-    def __call__(self, wave: Float[Tensor, "batch 1 time"]) -> Int[Tensor, "batch books frames"]:
+    def __call__(self, wave: Float[Tensor, "batch 1 time"], last: bool = False) -> Int[Tensor, "batch books frames"]:
         if self._ended:
             raise AudioError(
-                f"the signal ended with a piece that was no multiple of {self.tokenizer.hop_length} samples; "
+                f"the signal ended with a piece that was the last, or no multiple of {self._model.hop_length} samples; "
                 "start a new stream, or pass whole frames"
             )
-        self._ended = wave.shape[-1] % self.tokenizer.hop_length != 0
-        model, ties = self.tokenizer.model, self.tokenizer.ties
-        wave = model.whole_frames(wave)
+        self._ended = last or wave.shape[-1] % self._model.hop_length != 0
+        wave = self._model.whole_frames(wave.cpu())
+        if self._ended:
+            wave = F.pad(wave, (0, self._model.delay.look_ahead))
+        if not wave.shape[-1]:
+            return torch.zeros(len(wave), self._num_codebooks, 0, dtype=torch.long)
         with full_float32():
-            choice = model.bottleneck.choice(model.encode(wave.to(self.tokenizer.device), self._stream))
-            chosen, near_ties = (found.cpu().view(len(wave), -1) for found in choice.codes_and_near_ties())
-        codes = chosen[:, None]
-        signal = torch.cat([self._past, wave.cpu()], dim=-1) if self._past.numel() else wave.cpu()
+            latents, signal, dropped = self._latents(wave)
+            codes, margin = self._model.bottleneck.encode(latents, self._num_codebooks)
+            near_ties = self._exact.near_ties(latents, margin).cpu()
+        codes = codes.cpu()
+        near_ties[:, :dropped] = False
+        signal = torch.cat([self._past, signal], dim=-1) if self._past.numel() else signal
         if near_ties.any():
-            ties.settle(codes, near_ties, signal)
+            self._exact.settle(codes, near_ties, signal)
         # A copy, since a view would keep all of the signal in memory.
-        self._past = signal[..., -ties.frames * self.tokenizer.hop_length :].clone()
-        return codes
+        self._past = signal[..., -self._exact.frames * self._model.hop_length :].clone()
+        return codes[..., dropped:]
 
 
 class StreamingDecoder:
     """Decodes codes that arrive in pieces; the waveform is that of all codes at once.
 
-    Each call takes codes [B, Q, F] and returns their F * hop_length samples [B, 1, T] on the CPU. `speaker` and `seed`
-    are as for `AudioTokenizer.decode`.
+    Each call takes codes [B, Q, F] and returns samples [B, 1, T] on the CPU: F * hop_length of them, or fewer in the
+    beginning if the model looks ahead; the call with `last` gives all that are left.
+
+    Args:
+        speaker: number of the speaker, for a model that is told who speaks.
+        seeds: of what a decoder draws, one for each item.
     """
 
-    def __init__(self, tokenizer: AudioTokenizer, speaker: str | None = None, seed: int = 0):
-        self.tokenizer = tokenizer
-        self._decode = tokenizer.model.start_decoding(tokenizer.speaker_number(speaker), seed)
+    def __init__(
+        self,
+        model: Autoencoder,
+        device: torch.device,
+        speaker: Int[Tensor, " #batch"] | None = None,
+        seeds: Sequence[int] = (0,),
+    ):
+        self._model, self._device = model, device
+        self._decode = model.decoder.start(speaker, seeds)
+        self._ahead = model.look_ahead
+
+    def __call__(self, codes: Int[Tensor, "batch books frames"], last: bool = False) -> Float[Tensor, "batch 1 time"]:
+        with torch.inference_mode(), full_float32():
+            latents = self._model.bottleneck.decode(codes.to(self._device))
+        return self.decode_latents(latents, last)
 
     @torch.inference_mode()
-    def __call__(self, codes: Int[Tensor, "batch books frames"]) -> Float[Tensor, "batch 1 time"]:
-        model = self.tokenizer.model
+    def decode_latents(
+        self, latents: Float[Tensor, "batch dim frames"], last: bool = False
+    ) -> Float[Tensor, "batch 1 time"]:
+        """The same for what the bottleneck gives, of which a continuous one has no codes."""
+        if last:
+            latents = F.pad(latents, (0, self._model.look_ahead))
+        if not latents.shape[-1]:
+            return torch.zeros(len(latents), 1, 0)
         with full_float32():
-            return self._decode(model.bottleneck.decode(codes.to(self.tokenizer.device))).cpu()
+            wave = self._decode(latents).cpu()
+        ahead = min(self._ahead, latents.shape[-1])
+        self._ahead -= ahead
+        return wave[..., ahead * self._model.hop_length :]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -12,23 +12,23 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from audiovq.audio.files import AudioSource, AudioWriter
 from audiovq.audio.resampling import resample
 from audiovq.config import AutoencoderConfig
-from audiovq.devices import choose_device, full_float32
+from audiovq.devices import choose_device, derive_seed, full_float32
 from audiovq.errors import AudioError, TokenError
 from audiovq.models import release
 from audiovq.models.autoencoder import Autoencoder
-from audiovq.models.exact import TieBreaker
+from audiovq.models.exact import ExactCodes
 from audiovq.models.speakers import name_some, speaker_number
-from audiovq.models.streaming import StreamingDecoder, StreamingEncoder
-from audiovq.nn.conv import Stream
+from audiovq.models.streaming import LatentStream, StreamingDecoder, StreamingEncoder
 
 CHUNK_SECONDS, ACCELERATOR_CHUNK_SECONDS = 5.0, 60.0
 """Audio that is encoded or decoded at a time, all items of a batch together: on a CPU what its caches hold, and more
 on an accelerator. Longer input goes through in pieces, which bounds memory and changes no code."""
-LENGTH_SECONDS = 0.25
+LENGTH_SECONDS = 0.32
 """Pieces are as long as a multiple of this, the last one with zeros behind it. A backend that makes kernels for each
 length, as oneDNN does on a CPU, spends time and memory on that if all lengths differ."""
 TAGS = "audio, speech, tokenizer, codec, vq-vae"
@@ -46,9 +46,9 @@ class AudioTokenizer:
         codes = tokenizer.encode(wave, sample_rate)  # [B, Q, F]
         wave = tokenizer.decode(codes)  # [B, 1, F * hop_length]
 
-    Everything is computed in float32 on `device`. Codes of frame t depend on the samples before (t + 1) * hop_length
-    and on nothing else, be it the batch, the pieces that a signal comes in or the number of threads: where rounding
-    would decide between two codes, double precision does (`audiovq.models.exact`).
+    Everything is computed in float32 on `device`. Codes of frame t depend on the samples before (t + 1) * hop_length +
+    look_ahead and on nothing else, be it the batch, the pieces that a signal comes in or the number of threads: where
+    rounding would decide between two codes, double precision does (`audiovq.models.exact`).
     """
 
     def __init__(self, model: Autoencoder, config: AutoencoderConfig, device: str | torch.device = "cpu"):
@@ -109,13 +109,28 @@ class AudioTokenizer:
 
     @property
     def codebook_size(self) -> int:
-        """Codes in each codebook, K; 0 for a model without codes."""
+        """Codes in the largest codebook, K; 0 for a model without codes."""
         return self.model.bottleneck.codebook_size
 
     @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Codes K in each codebook."""
+        return self.model.bottleneck.codebook_sizes
+
+    @property
     def bitrate(self) -> float:
-        """Nominal bits a second, frame_rate * Q * log2(K); 0 for a model without codes."""
-        return self.frame_rate * self.num_codebooks * math.log2(max(self.codebook_size, 1))
+        """Nominal bits a second of all codebooks; 0 for a model without codes."""
+        return self.bitrate_of(self.num_codebooks)
+
+    def bitrate_of(self, num_codebooks: int) -> float:
+        """Nominal bits a second of the first few codebooks, frame_rate * sum of log2(K)."""
+        return self.frame_rate * sum(map(math.log2, self.codebook_sizes[:num_codebooks]))
+
+    @property
+    def latency(self) -> float:
+        """Seconds by which a stream's output lags its input: a frame, and what encoder and decoder look ahead."""
+        frames = self.hop_length * (1 + self.model.look_ahead) + self.model.delay.look_ahead
+        return frames / self.sample_rate
 
     @property
     def speakers(self) -> list[str]:
@@ -127,15 +142,15 @@ class AudioTokenizer:
         """Weights of encoder, bottleneck and decoder."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
-    @property
+    @cached_property
     def weights_sha256(self) -> str:
         """SHA-256 of the weights, as `save_pretrained` writes them; names the model in everything it produces."""
         return hashlib.sha256(release.serialize(self.model.state_dict())).hexdigest()
 
     @cached_property
-    def ties(self) -> TieBreaker:
+    def exact(self) -> ExactCodes:
         """What settles near ties between codes."""
-        return TieBreaker(self.model)
+        return ExactCodes(self.model, self.sample_rate, self.device)
 
     def describe(self) -> dict[str, str]:
         """The model's properties, named and in words."""
@@ -143,9 +158,11 @@ class AudioTokenizer:
             "sample rate": f"{self.sample_rate} Hz",
             "frame rate": f"{self.frame_rate:g} Hz (hop length {self.hop_length} samples)",
             "bottleneck": self.config.bottleneck.type,
-            "codes": f"{self.num_codebooks} x {self.codebook_size}" if self.num_codebooks else "none",
+            "codes": name_sizes(self.codebook_sizes),
             "bitrate": f"{self.bitrate:g} bit/s" if self.num_codebooks else "none",
+            "encoder": self.config.encoder.type,
             "decoder": self.config.decoder.type,
+            "latency": f"{1000 * self.latency:g} ms",
             **({"speakers": name_some(self.speakers)} if self.speakers else {}),
             "parameters": f"{self.num_parameters:,}",
             "weights sha256": self.weights_sha256,
@@ -158,19 +175,22 @@ class AudioTokenizer:
     # --- codes ---------------------------------------------------------------------------------------------------
 
     def encode(
-        self, wave: Float[Tensor, "*shape time"] | np.ndarray, sample_rate: int
+        self, wave: Float[Tensor, "*shape time"] | np.ndarray, sample_rate: int, num_codebooks: int | None = None
     ) -> Int[Tensor, "batch books frames"]:
         """Codes [B, Q, F] of waveforms [T], [1, T] or [B, 1, T] in [-1, 1], resampled if their rate is another.
 
         To encode utterances of different lengths in one batch, pad them on the right and keep the first
         `num_frames(T_i)` frames of each: padding does not change them.
 
+        Args:
+            num_codebooks: how many of the model's codebooks are used, the first ones; None: all.
+
         Raises:
             AudioError: the waveform is empty, not finite or of another shape.
-            TokenError: the model has no codes.
+            TokenError: the model has no codes, or not so many codebooks.
         """
-        self.require_codes()
-        return self.encode_pieces(self._pieces(self._prepare(wave, sample_rate)))
+        self.require_codes(num_codebooks)
+        return self.encode_pieces(self._pieces(self._prepare(wave, sample_rate)), num_codebooks)
 
     def decode(
         self,
@@ -178,14 +198,15 @@ class AudioTokenizer:
         num_samples: int | None = None,
         *,
         speaker: str | None = None,
-        seed: int = 0,
+        seed: int | Sequence[int] = 0,
     ) -> Float[Tensor, "batch 1 time"]:
-        """Waveforms [B, 1, T] of codes [Q, F] or [B, Q, F].
+        """Waveforms [B, 1, T] of codes [Q, F] or [B, Q, F]; the codes may be those of the first codebooks alone.
 
         Args:
             num_samples: length T of the result in samples; None gives F * hop_length.
             speaker: who speaks; for a model with `speakers`, and one of them.
-            seed: of what a WaveNet decoder draws. An item depends on its codes, speaker and seed alone.
+            seed: of what a decoder draws: one for each item, or one from which those of the items are derived by their
+                numbers. An item depends on its codes, its speaker and its seed alone.
 
         Raises:
             TokenError: shape, type or range of the codes, or `num_samples`, do not fit the model.
@@ -196,25 +217,53 @@ class AudioTokenizer:
         wave = torch.cat(list(self._decoded_pieces(codes, speaker, seed)), dim=-1)
         return wave[..., : length if num_samples is None else num_samples]
 
-    def encode_source(self, source: AudioSource) -> Int[Tensor, "1 books frames"]:
+    def encode_source(self, source: AudioSource, num_codebooks: int | None = None) -> Int[Tensor, "1 books frames"]:
         """Codes of an audio file or a segment of it, read piece by piece in bounded memory.
 
         Raises:
             AudioError: the file cannot be read to its end.
-            TokenError: the model has no codes.
+            TokenError: the model has no codes, or not so many codebooks.
         """
-        self.require_codes()
-        return self.encode_pieces(piece[None] for piece in source.blocks(self.sample_rate, self.piece_samples()))
+        self.require_codes(num_codebooks)
+        blocks = source.blocks(self.sample_rate, self.piece_samples())
+        return self.encode_pieces((piece[None] for piece in blocks), num_codebooks)
 
-    def encode_pieces(self, pieces: Iterable[Float[Tensor, "batch 1 time"]]) -> Int[Tensor, "batch books frames"]:
-        """Codes of a signal, or a batch of them, in pieces of `piece_samples`, of which the last may be shorter."""
-        stream, unit = StreamingEncoder(self), self._unit_frames * self.hop_length
-        codes = []
+    def encode_pieces(
+        self, pieces: Iterable[Float[Tensor, "batch 1 time"]], num_codebooks: int | None = None
+    ) -> Int[Tensor, "batch books frames"]:
+        """Codes of a signal, or a batch of them, that comes in pieces of any lengths."""
+        stream, unit = self.stream_encoder(num_codebooks), self._unit_frames * self.hop_length
+        codes, samples, waiting = [], 0, torch.zeros(0)
         for piece in pieces:
-            length = piece.shape[-1]
-            padded = torch.nn.functional.pad(piece, (0, -length % unit))
-            codes.append(stream(padded)[..., : self.num_frames(length)])
-        return torch.cat(codes, dim=-1)
+            samples += piece.shape[-1]
+            waiting = torch.cat([waiting, piece], -1) if waiting.numel() else piece
+            units = waiting.shape[-1] // unit * unit
+            if units:
+                codes.append(stream(waiting[..., :units]))
+                waiting = waiting[..., units:]
+        # Zeros up to a whole unit behind all that the last frame sees: they change nothing that is kept.
+        seen = self.num_frames(samples) * self.hop_length + self.model.delay.look_ahead
+        rest = seen - (samples - waiting.shape[-1])
+        if rest:
+            codes.append(stream(F.pad(waiting, (0, -(-rest // unit) * unit - waiting.shape[-1]))))
+        return torch.cat(codes, dim=-1)[..., : self.num_frames(samples)]
+
+    def stream_encoder(self, num_codebooks: int | None = None) -> StreamingEncoder:
+        """What encodes a signal that arrives in pieces.
+
+        Raises:
+            TokenError: the model has no codes, or not so many codebooks.
+        """
+        self.require_codes(num_codebooks)
+        return StreamingEncoder(self.model, self.exact, self.device, num_codebooks)
+
+    def stream_decoder(self, *, speaker: str | None = None, seed: int = 0) -> StreamingDecoder:
+        """What decodes codes that arrive in pieces; the settings are those of `decode`.
+
+        Raises:
+            SpeakerError: the model does not know the speaker, or has to be told one.
+        """
+        return StreamingDecoder(self.model, self.device, self.speaker_number(speaker), item_seeds(seed, 1))
 
     def decode_to_file(
         self,
@@ -238,11 +287,13 @@ class AudioTokenizer:
                 left -= piece.shape[-1]
 
     def _decoded_pieces(
-        self, codes: Int[Tensor, "batch books frames"], speaker: str | None, seed: int
+        self, codes: Int[Tensor, "batch books frames"], speaker: str | None, seed: int | Sequence[int]
     ) -> Iterator[Float[Tensor, "batch 1 piece"]]:
-        stream = StreamingDecoder(self, speaker, seed)
-        for piece in codes.split(self._piece_frames(len(codes)), dim=-1):
-            yield stream(piece)
+        seeds = item_seeds(seed, len(codes))
+        stream = StreamingDecoder(self.model, self.device, self.speaker_number(speaker), seeds)
+        pieces = codes.split(self._piece_frames(len(codes)), dim=-1)
+        for number, piece in enumerate(pieces, start=1):
+            yield stream(piece, last=number == len(pieces))
 
     @property
     def chunk_seconds(self) -> float:
@@ -275,13 +326,17 @@ class AudioTokenizer:
         if self.num_codebooks:
             codes = self.encode(wave, self.sample_rate)
             return self.decode(codes, wave.shape[-1], speaker=speaker, seed=seed), codes
-        down, decode = Stream(), self.model.start_decoding(self.speaker_number(speaker), seed)
-        with full_float32():
-            pieces = []
-            for piece in self._pieces(wave):
-                output = self.model.bottleneck(self.model.encode(piece.to(self.device), down))
-                pieces.append(decode(output.latents).cpu())
-        return torch.cat(pieces, dim=-1)[..., : wave.shape[-1]], None
+        latents, seeds = LatentStream(self.model, self.device), item_seeds(seed, len(wave))
+        decode = StreamingDecoder(self.model, self.device, self.speaker_number(speaker), seeds)
+        behind = self.model.delay.frames * self.hop_length  # As far as the encoder looks ahead.
+        pieces = self._pieces(F.pad(self.model.whole_frames(wave), (0, behind)))
+        decoded = []
+        for number, piece in enumerate(pieces, start=1):
+            with full_float32():
+                z, _, dropped = latents(piece)
+                z = self.model.bottleneck(z).latents[..., dropped:]
+            decoded.append(decode.decode_latents(z, last=number == len(pieces)))
+        return torch.cat(decoded, dim=-1)[..., : wave.shape[-1]], None
 
     def _prepare(self, wave: Tensor | np.ndarray, sample_rate: int) -> Float[Tensor, "batch 1 time"]:
         """Check a waveform and bring it to [B, 1, T] at the model's rate."""
@@ -315,12 +370,14 @@ class AudioTokenizer:
             raise TokenError(f"codes are integers, found {codes.dtype}")
         if codes.ndim == 2:
             codes = codes[None]
-        if codes.ndim != 3 or codes.shape[1] != self.num_codebooks or codes.numel() == 0:
-            raise TokenError(f"expected codes of shape [B, {self.num_codebooks}, F], found {list(codes.shape)}")
+        if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.num_codebooks or codes.numel() == 0:
+            books = "1" if self.num_codebooks == 1 else f"1 to {self.num_codebooks}"
+            raise TokenError(f"expected codes of shape [B, {books}, F], found {list(codes.shape)}")
         codes = codes.long()
-        low, high = int(codes.min()), int(codes.max())
-        if low < 0 or high >= self.codebook_size:
-            raise TokenError(f"expected codes from 0 to {self.codebook_size - 1}, found {low} to {high}")
+        for book, size in zip(codes.unbind(1), self.codebook_sizes, strict=False):
+            low, high = int(book.min()), int(book.max())
+            if low < 0 or high >= size:
+                raise TokenError(f"expected codes from 0 to {size - 1}, found {low} to {high}")
         if num_samples is not None and self.num_frames(num_samples) != codes.shape[-1]:
             raise TokenError(
                 f"{num_samples} samples are {self.num_frames(num_samples)} frames, "
@@ -338,7 +395,21 @@ class AudioTokenizer:
             return None
         return torch.tensor([speaker_number(speaker, self.speakers)], device=self.device)
 
-    def require_codes(self) -> None:
-        """Raise `TokenError` if the model has no codes."""
+    def require_codes(self, num_codebooks: int | None = None) -> None:
+        """Raise `TokenError` if the model has no codes, or not so many codebooks."""
         if not self.num_codebooks:
             raise TokenError(f"a model with bottleneck {self.config.bottleneck.type!r} has no codes")
+        if num_codebooks is not None and not 1 <= num_codebooks <= self.num_codebooks:
+            raise TokenError(f"expected 1 to {self.num_codebooks} codebooks, found {num_codebooks}")
+
+
+def item_seeds(seed: int | Sequence[int], batch_size: int) -> list[int]:
+    """A seed for each item of a batch: as given, or derived from one by the items' numbers."""
+    return [derive_seed(seed, number) for number in range(batch_size)] if isinstance(seed, int) else list(seed)
+
+
+def name_sizes(sizes: Sequence[int]) -> str:
+    """The sizes of codebooks in words, such as `4 x 1024`."""
+    if len(set(sizes)) == 1:
+        return f"{len(sizes)} x {sizes[0]}"
+    return " + ".join(map(str, sizes)) or "none"

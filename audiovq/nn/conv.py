@@ -10,41 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from audiovq.config import EncoderConfig, TransposedDecoderConfig
-
-
-class Stream:
-    """Left context of every causal layer for one signal (or one batch of signals in step).
-
-    A causal layer puts the end of what it last saw in front of its input instead of zeros. A signal that passes
-    piece by piece through the same stream gives the same output as in one piece.
-    """
-
-    def __init__(self) -> None:
-        self._contexts: dict[nn.Module, Tensor] = {}
-
-    def extend(self, layer: nn.Module, x: Shaped[Tensor, "*batch time"], length: int) -> Shaped[Tensor, "*batch time2"]:
-        """`x` behind the last `length` steps that `layer` saw (zeros at the start): [..., length + T]."""
-        context = self._contexts.get(layer)
-        if context is None:
-            context = x.new_zeros((*x.shape[:-1], length))
-        x = torch.cat([context, x], dim=-1)
-        # A copy, since a view would keep all of `x` in memory.
-        self._contexts[layer] = x[..., x.shape[-1] - length :].clone()
-        return x
-
-
-def extend_left(
-    layer: nn.Module, x: Shaped[Tensor, "*batch time"], length: int, stream: Stream | None
-) -> Shaped[Tensor, "*batch time2"]:
-    """`x` with `length` steps of left context: from the stream, or zeros when the signal comes in one piece."""
-    if stream is None:
-        return nn.functional.pad(x, (length, 0))
-    return stream.extend(layer, x, length)
+from audiovq.config import AutoencoderConfig, ConvEncoderConfig, TransposedDecoderConfig
+from audiovq.nn.decoder import Decoder
+from audiovq.nn.stream import Stream, extend_left
 
 
 class CausalConv1d(nn.Conv1d):
@@ -136,14 +107,19 @@ def residual_units(channels: int, kernel_size: int, dilations: Sequence[int]) ->
     return [ResidualUnit(channels, kernel_size, dilation) for dilation in dilations]
 
 
-class Encoder(CausalSequential):
+class ConvEncoder(CausalSequential):
     """Waveform to latents; frame t depends on no sample from (t + 1) * hop_length on.
 
     Shape:
         input [B, 1, F * hop_length]; output [B, D, F].
     """
 
-    def __init__(self, config: EncoderConfig, latent_dim: int):
+    @classmethod
+    def of(cls, config: AutoencoderConfig) -> ConvEncoder:
+        assert isinstance(config.encoder, ConvEncoderConfig)
+        return cls(config.encoder, config.latent_dim)
+
+    def __init__(self, config: ConvEncoderConfig, latent_dim: int):
         channels, kernel = config.channels, config.kernel_size
         layers: list[nn.Module] = [CausalConv1d(1, channels[0], config.input_kernel_size)]
         for i, stride in enumerate(config.strides):
@@ -164,12 +140,18 @@ class Encoder(CausalSequential):
         return field
 
 
-class TransposedDecoder(CausalSequential):
+class TransposedDecoder(CausalSequential, Decoder):  # pyright: ignore[reportIncompatibleVariableOverride]
     """Latents to waveform by transposed convolutions, the mirror image of the encoder.
 
     Shape:
         input [B, D, F]; output [B, 1, F * hop_length].
     """
+
+    @classmethod
+    def of(cls, config: AutoencoderConfig) -> TransposedDecoder:
+        assert isinstance(config.decoder, TransposedDecoderConfig)
+        assert isinstance(config.encoder, ConvEncoderConfig)
+        return cls(config.decoder, config.latent_dim, config.encoder.strides)
 
     def __init__(self, config: TransposedDecoderConfig, latent_dim: int, strides: Sequence[int]):
         channels, kernel = config.channels, config.kernel_size

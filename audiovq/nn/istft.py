@@ -9,33 +9,14 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from audiovq.config import ISTFTDecoderConfig
-from audiovq.nn.conv import CausalConv1d, Stream, extend_left
+from audiovq.config import AutoencoderConfig, ISTFTDecoderConfig
+from audiovq.nn.conv import CausalConv1d
+from audiovq.nn.convnext import ConvNeXtBlock
+from audiovq.nn.decoder import Decoder
+from audiovq.nn.stream import Stream, extend_left
 
 QUIET = -3.0
 """Natural logarithm of a spectral magnitude, in units of an orthonormal transform."""
-
-
-class ConvNeXtBlock(nn.Module):
-    """Causal depthwise convolution, layer norm over channels, and a two-layer perceptron, as one residual unit.
-
-    The 1-D form of Liu et al. (2022), "A ConvNet for the 2020s".
-    """
-
-    def __init__(self, dim: int, kernel_size: int, expansion: int, scale: float):
-        super().__init__()
-        self.depthwise = CausalConv1d(dim, dim, kernel_size, groups=dim)
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.expand = nn.Linear(dim, expansion * dim)
-        self.project = nn.Linear(expansion * dim, dim)
-        self.scale = nn.Parameter(torch.full((dim,), scale))
-
-    def forward(
-        self, x: Float[Tensor, "batch dim frames"], stream: Stream | None = None
-    ) -> Float[Tensor, "batch dim frames"]:
-        y = self.norm(self.depthwise(x, stream).mT)
-        y = self.project(nn.functional.gelu(self.expand(y)))
-        return x + (self.scale * y).mT
 
 
 class ISTFTHead(nn.Module):
@@ -83,12 +64,17 @@ class ISTFTHead(nn.Module):
         return rearrange(torch.as_tensor(wave), "b hop frame -> b 1 (frame hop)")
 
 
-class ISTFTDecoder(nn.Module):
+class ISTFTDecoder(Decoder):
     """ConvNeXt-like blocks at the frame rate, then the inverse STFT head.
 
     Shape:
         input [B, D, F]; output [B, 1, F * hop_length].
     """
+
+    @classmethod
+    def of(cls, config: AutoencoderConfig) -> ISTFTDecoder:
+        assert isinstance(config.decoder, ISTFTDecoderConfig)
+        return cls(config.decoder, config.latent_dim, config.hop_length)
 
     def __init__(self, config: ISTFTDecoderConfig, latent_dim: int, hop_length: int):
         super().__init__()

@@ -18,7 +18,7 @@ from audiovq.tokens.codes_file import CodesFile, load_codes, save_codes
 
 
 @dataclass(frozen=True)
-class Job:
+class FileJob:
     """One file to make of another."""
 
     source: Path
@@ -27,14 +27,14 @@ class Job:
 
 def plan_files(
     inputs: Sequence[Path], output: Path, suffix: str, find: Callable[[Path], list[Path]], force: bool
-) -> list[Job]:
+) -> list[FileJob]:
     """What is made of files and folders: `output` receives the tree below each folder, with another suffix.
 
     Raises:
         OutputExistsError: two inputs would become the same file, or a file exists and `force` is not given.
         AudioVQError: a folder cannot be read.
     """
-    jobs: dict[Path, Job] = {}
+    jobs: dict[Path, FileJob] = {}
     for given in inputs:
         for source in find(given) if given.is_dir() else [given]:
             relative = source.relative_to(given) if given.is_dir() else Path(source.name)
@@ -44,11 +44,11 @@ def plan_files(
                     f"{target} would be made of both {jobs[target].source} and {source}; use two calls and two outputs"
                 )
             refuse_to_overwrite(target, force)
-            jobs[target] = Job(source, target)
+            jobs[target] = FileJob(source, target)
     return list(jobs.values())
 
 
-def encode_files(tokenizer: AudioTokenizer, jobs: Iterable[Job]) -> list[str]:
+def encode_files(tokenizer: AudioTokenizer, jobs: Iterable[FileJob]) -> list[str]:
     """Encode each job's audio file to a codes file; returns what went wrong, a line for each file.
 
     Raises:
@@ -57,7 +57,7 @@ def encode_files(tokenizer: AudioTokenizer, jobs: Iterable[Job]) -> list[str]:
     tokenizer.require_codes()
     weights = tokenizer.weights_sha256
 
-    def encode(job: Job) -> None:
+    def encode(job: FileJob) -> None:
         source = AudioSource.open(job.source)
         codes = tokenizer.encode_source(source)[0].numpy().astype(np.uint16)
         samples = source.length_at(tokenizer.sample_rate)
@@ -66,7 +66,7 @@ def encode_files(tokenizer: AudioTokenizer, jobs: Iterable[Job]) -> list[str]:
     return _each(jobs, encode, "Encoding")
 
 
-def decode_files(tokenizer: AudioTokenizer, jobs: Iterable[Job], speaker: str | None = None) -> list[str]:
+def decode_files(tokenizer: AudioTokenizer, jobs: Iterable[FileJob], speaker: str | None = None) -> list[str]:
     """Decode each job's codes file to a wav; returns what went wrong, a line for each file.
 
     Raises:
@@ -74,7 +74,7 @@ def decode_files(tokenizer: AudioTokenizer, jobs: Iterable[Job], speaker: str | 
     """
     tokenizer.speaker_number(speaker)
 
-    def decode(job: Job) -> None:
+    def decode(job: FileJob) -> None:
         file = load_codes(job.source)
         require_same_model(file.weights_sha256, tokenizer, job.source)
         try:
@@ -85,7 +85,7 @@ def decode_files(tokenizer: AudioTokenizer, jobs: Iterable[Job], speaker: str | 
     return _each(jobs, decode, "Decoding")
 
 
-def convert_files(tokenizer: AudioTokenizer, jobs: Iterable[Job], speaker: str) -> list[str]:
+def convert_files(tokenizer: AudioTokenizer, jobs: Iterable[FileJob], speaker: str) -> list[str]:
     """Say what each job's audio file says in the voice of a speaker; returns what went wrong, a line for each file.
 
     Raises:
@@ -95,7 +95,7 @@ def convert_files(tokenizer: AudioTokenizer, jobs: Iterable[Job], speaker: str) 
     tokenizer.require_codes()
     tokenizer.speaker_number(speaker)
 
-    def convert(job: Job) -> None:
+    def convert(job: FileJob) -> None:
         source = AudioSource.open(job.source)
         samples = source.length_at(tokenizer.sample_rate)
         tokenizer.decode_to_file(tokenizer.encode_source(source)[0], job.target, samples, speaker=speaker)
@@ -145,7 +145,8 @@ def read_ids(given: Iterable[str]) -> list[str]:
     for item in given:
         if item.startswith("@"):
             text = Path(item[1:]).read_text(encoding="utf-8", errors="replace")
-            ids += [line for line in text.splitlines() if line]
+            # Not splitlines: an id may hold what Unicode, but no text file, takes for the end of a line.
+            ids += [line for line in text.split("\n") if line]
         else:
             ids.append(item)
     return ids
@@ -177,7 +178,7 @@ def find_speech(folder: Path) -> list[Path]:
     return found
 
 
-def _each(jobs: Iterable[Job], action: Callable[[Job], None], title: str) -> list[str]:
+def _each(jobs: Iterable[FileJob], action: Callable[[FileJob], None], title: str) -> list[str]:
     from rich.console import Console
     from rich.progress import track
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from itertools import accumulate, pairwise
 
-from audiovq.data.sources import Item
+from audiovq.data.sources import Item, with_seconds
+from audiovq.errors import TokenError
+from audiovq.tokens.records import PlanRecord
 
 UNITS = 64
 """Units that a data set is cut into, as long as none of them is shorter or longer than the limits below."""
 SHORTEST, LONGEST = 300.0, 3600.0
 """Audio in a unit, in seconds: enough to fill batches of like lengths, and little enough to be done again."""
+_STATED = [field.name for field in fields(Item) if field.name != "seconds"]
+"""What an input says of an utterance. Its length is no part of that: it follows from the rest, or was measured."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Unit:
     @cached_property
     def content_hash(self) -> str:
         """SHA-256 of what the unit asks for; a shard that was made for something else does not count as done."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
+        return inputs_sha256(self.items)
 
     def to_json(self) -> str:
         """The items as text."""
@@ -41,28 +45,72 @@ class Unit:
 
     @property
     def seconds(self) -> float:
-        """Length of all its audio."""
+        """Length of all its audio, as far as it is known."""
         return sum(item.seconds or 0.0 for item in self.items)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a token data set is made of. It depends on the inputs alone, so that all processes find the same one."""
+def inputs_sha256(items: Iterable[Item]) -> str:
+    """SHA-256 of what a list says of its utterances; nothing that was found by opening files goes into it."""
+    digest = hashlib.sha256()
+    for item in items:
+        digest.update(json.dumps([getattr(item, name) for name in _STATED], default=astuple).encode())
+    return digest.hexdigest()
 
-    units: Sequence[Unit]
+
+@dataclass(frozen=True)
+class TokenizingRequest:
+    """What a token data set is to be made of, and how it is divided."""
+
+    items: Sequence[Item]
+    """As they are listed; lengths that the list does not tell are None."""
+    weights_sha256: str
+    """Of the model."""
     max_seconds: float | None = None
     """Longer utterances are rejected; None: there is no limit."""
+    unit_seconds: float | None = None
+    """Audio in a unit, about; None: see `plan_units`."""
 
-    @property
-    def record(self) -> dict[str, Any]:
-        """What tells this plan from others, for a file."""
-        hashes = "".join(unit.content_hash for unit in self.units)
-        return {
-            "units": len(self.units),
-            "utterances": sum(len(unit.items) for unit in self.units),
-            "max_seconds": self.max_seconds,
-            "plan_sha256": hashlib.sha256(hashes.encode()).hexdigest(),
-        }
+    @cached_property
+    def inputs_sha256(self) -> str:
+        return inputs_sha256(self.items)
+
+    def plan(self) -> PlanRecord:
+        """Cut the list into units; files are opened where it does not tell how long they are."""
+        measured = list(with_seconds(self.items))
+        sizes = [len(unit.items) for unit in plan_units(measured, self.unit_seconds)]
+        unknown = (given.seconds is None for given in self.items)
+        # Milliseconds are enough to make batches of like lengths.
+        seconds = [round(item.seconds or 0.0, 3) for item, found in zip(measured, unknown, strict=True) if found]
+        return PlanRecord(
+            units=len(sizes),
+            utterances=len(measured),
+            weights_sha256=self.weights_sha256,
+            inputs_sha256=self.inputs_sha256,
+            max_seconds=self.max_seconds,
+            unit_seconds=self.unit_seconds,
+            sizes=sizes,
+            seconds=seconds,
+            plan_sha256=division_sha256(sizes, seconds),
+        )
+
+    def units(self, plan: PlanRecord) -> list[Unit]:
+        """The units of a plan for these items.
+
+        Raises:
+            TokenError: the plan is damaged.
+        """
+        unknown = sum(item.seconds is None for item in self.items)
+        found = (sum(plan.sizes), len(plan.sizes), len(plan.seconds), division_sha256(plan.sizes, plan.seconds))
+        if found != (len(self.items), plan.units, unknown, plan.plan_sha256):
+            raise TokenError("the plan does not fit its own hash")
+        seconds = iter(plan.seconds)
+        items = [replace(item, seconds=next(seconds)) if item.seconds is None else item for item in self.items]
+        return _divide(items, plan.sizes)
+
+
+def division_sha256(sizes: Sequence[int], seconds: Sequence[float]) -> str:
+    """SHA-256 of how a plan divides its items."""
+    return hashlib.sha256(json.dumps([list(sizes), list(seconds)]).encode()).hexdigest()
 
 
 def plan_units(items: Iterable[Item], unit_seconds: float | None = None) -> list[Unit]:
@@ -75,16 +123,20 @@ def plan_units(items: Iterable[Item], unit_seconds: float | None = None) -> list
     total = sum(item.seconds or 0.0 for item in items)
     wanted = unit_seconds or min(max(total / UNITS, SHORTEST), LONGEST)
     count = max(1, round(total / wanted))
-    groups: list[list[Item]] = [[] for _ in range(count)]
+    sizes = [0] * count
     before = 0.0
     for item in items:
         seconds = item.seconds or 0.0
         # By the middle of each utterance; one that is longer than a unit leaves the next one empty.
         middle = (before + seconds / 2) * count / total if total else 0
-        groups[min(int(middle), count - 1)].append(item)
+        sizes[min(int(middle), count - 1)] += 1
         before += seconds
-    filled = [group for group in groups if group]
-    return [Unit(f"part-{number:05d}-of-{len(filled):05d}", group) for number, group in enumerate(filled)]
+    return _divide(items, [size for size in sizes if size])
+
+
+def _divide(items: Sequence[Item], sizes: Sequence[int]) -> list[Unit]:
+    ends = pairwise(accumulate(sizes, initial=0))
+    return [Unit(f"part-{i:05d}-of-{len(sizes):05d}", items[first:last]) for i, (first, last) in enumerate(ends)]
 
 
 def own_units(units: Sequence[Unit], shard: tuple[int, int] | None) -> Sequence[Unit]:

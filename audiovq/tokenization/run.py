@@ -12,12 +12,14 @@ from typing import Any
 
 from audiovq.data.sources import list_items
 from audiovq.errors import WorkerError
-from audiovq.tokenization.commit import Summary, claim, committed, consolidate
-from audiovq.tokenization.plan import Plan, Unit, own_units, plan_units
+from audiovq.tokenization.claim import claim
+from audiovq.tokenization.commit import committed, consolidate
+from audiovq.tokenization.plan import TokenizingRequest, Unit, own_units
+from audiovq.tokens.records import Rejected, SetSummary, Sidecar
 
 
 @dataclass(frozen=True)
-class Run:
+class TokenizingRun:
     """What one call of `tokenize` did."""
 
     done: int
@@ -28,11 +30,11 @@ class Run:
     """Audio that it encoded."""
     elapsed: float
     """Time that it took, in seconds, from handing out the first unit on."""
-    rejected: list[dict[str, str]]
-    """Of its utterances those whose audio cannot be used: utt_id, source, reason."""
+    rejected: list[Rejected]
+    """Of its utterances those whose audio cannot be used."""
     missing: int
     """Units of the whole set that are not there yet; other processes have to do them."""
-    summary: Summary | None
+    summary: SetSummary | None
     """The whole set, if nothing is missing."""
 
 
@@ -48,8 +50,9 @@ def tokenize(
     max_seconds: float | None = None,
     unit_seconds: float | None = None,
     device: str = "auto",
+    retry_rejected: bool = False,
     force: bool = False,
-) -> Run:
+) -> TokenizingRun:
     """Encode inputs into the token data set `output`; what is there already is kept.
 
     Utterances whose audio cannot be used are listed in `rejected.jsonl` and stop nothing. Codes are the same whichever
@@ -64,56 +67,61 @@ def tokenize(
         batch_seconds: audio in a batch, padding included; None: as much as the device encodes at a time.
         max_seconds: reject longer utterances.
         unit_seconds: audio in a shard, about; None: see `plan_units`.
-        force: remove what another model, or another list of utterances, has left in `output`.
+        retry_rejected: do the units again that hold utterances whose audio could not be used.
+        force: remove the token data set of another model, or of another list of utterances, from `output`.
 
     Raises:
         ManifestError: an input is malformed, or two utterances share an id.
-        OutputExistsError: `output` holds something else and `force` is not given.
+        OutputExistsError: `output` holds something else, and `force` is not given or does not help.
         TokenError: the model has no codes.
         WorkerError: a worker was killed.
     """
-    plan = Plan(plan_units(list_items([Path(given) for given in inputs]), unit_seconds), max_seconds)
+    items = list(list_items([Path(given) for given in inputs]))
 
     from audiovq.models.tokenizer import AudioTokenizer
-    from audiovq.tokenization import local
-    from audiovq.tokenization.worker import Job, Settings, work
+    from audiovq.tokenization import engines
+    from audiovq.tokenization.worker import EncodingSettings, TokenizingJob, work
     from audiovq.tokens import TokenizerInfo
 
     if engine == "local":
-        processes = processes or max(1, local.accelerators(device))
+        processes = processes or max(1, engines.accelerators(device))
     alone = engine == "local" and processes == 1
     tokenizer = AudioTokenizer.from_pretrained(model, device if alone else "cpu")
     tokenizer.require_codes()
     output, info = Path(output), TokenizerInfo.of(tokenizer)
-    claim(output, plan, info, force)
-
-    own = own_units(plan.units, shard)
-    records = {unit.name: committed(output, unit, info.weights_sha256) for unit in own}
-    missing = [unit for unit in own if records[unit.name] is None]
-    job = Job(str(model), info.weights_sha256, output.absolute(), Settings(batch_seconds, max_seconds), device)
-    began = time.monotonic()
-    with _Progress(missing) as units:
-        if not missing:
-            done = []
-        elif alone:
-            done = list(units.watch(work(job, tokenizer, units)))
-        elif engine == "local":
-            done = list(units.watch(local.run_processes(job, units, min(processes or 1, len(missing)))))
-        else:
-            from audiovq.tokenization import ray
-
-            done = list(units.watch(ray.run_ray(job, units, processes)))
-        elapsed = time.monotonic() - (units.began or began)
-    summary, left = consolidate(output, plan.units, info.weights_sha256)
+    settings = EncodingSettings(batch_seconds, max_seconds)
+    job = TokenizingJob(str(model), info.weights_sha256, output.absolute(), settings, device)
+    request = TokenizingRequest(items, info.weights_sha256, max_seconds, unit_seconds)
+    with claim(output, request, info, force) as units:
+        found: list[Sidecar] = []
+        missing: list[Unit] = []
+        for unit in own_units(units, shard):
+            sidecar = committed(output, unit, info.weights_sha256)
+            if sidecar is None or (retry_rejected and sidecar.rejected):
+                missing.append(unit)
+            else:
+                found.append(sidecar)
+        began = time.monotonic()
+        with _Progress(missing) as waiting:
+            if not missing:
+                sidecars = iter(())
+            elif alone:
+                sidecars = work(job, tokenizer, waiting)
+            elif engine == "local":
+                sidecars = engines.run_processes(job, waiting, min(processes or 1, len(missing)))
+            else:
+                sidecars = engines.run_ray(job, waiting, processes)
+            done = list(waiting.watch(sidecars))
+            elapsed = time.monotonic() - (waiting.began or began)
+        summary, left = consolidate(output, units, info.weights_sha256)
     if left and shard is None:
         raise WorkerError(f"{output}: {left} shards were changed while they were written; run the same command again")
-    found = [record for record in records.values() if record is not None]
-    return Run(
+    return TokenizingRun(
         done=len(done),
         resumed=len(found),
-        seconds=sum(record["seconds"] for record in done),
+        seconds=sum(sidecar.seconds for sidecar in done),
         elapsed=elapsed,
-        rejected=[item for record in [*found, *done] for item in record["rejected"]],
+        rejected=[item for sidecar in [*found, *done] for item in sidecar.rejected],
         missing=left,
         summary=summary,
     )
@@ -146,11 +154,11 @@ class _Progress(AbstractContextManager["_Progress"]):
             self.began = self.began or time.monotonic()
             yield unit
 
-    def watch(self, records: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def watch(self, records: Iterable[Sidecar]) -> Iterator[Sidecar]:
         """The same sidecars, while the bar moves on."""
         done = 0.0
         for record in records:
-            done += self._seconds[record["unit_sha256"]]
+            done += self._seconds[record.unit_sha256]
             self._bar.update(self._task, completed=done, hours=self._hours(done))
             yield record
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,28 +20,18 @@ from audiovq.data.sources import Item
 from audiovq.devices import full_float32, single_threaded
 from audiovq.errors import AudioError, TokenError
 from audiovq.models.tokenizer import AudioTokenizer
+from audiovq.tokenization.claim import writing
+from audiovq.tokenization.commit import commit_unit
 from audiovq.tokenization.plan import Unit
 from audiovq.tokens import TokenRow
-
-if TYPE_CHECKING:
-    from audiovq.models.tokenizer import AudioTokenizer
-    from audiovq.tokenization.worker import Settings
+from audiovq.tokens.records import Rejected, Sidecar
 
 READERS = 4
 """Threads that read and resample audio for an accelerator."""
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """An utterance whose audio cannot be used."""
-
-    utt_id: str
-    source: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Settings:
+class EncodingSettings:
     """How units are encoded. No code depends on it."""
 
     batch_seconds: float | None = None
@@ -61,7 +50,7 @@ class Encoded:
     rejected: list[Rejected]
 
 
-def encode_units(tokenizer: AudioTokenizer, units: Iterable[Unit], settings: Settings) -> Iterator[Encoded]:
+def encode_units(tokenizer: AudioTokenizer, units: Iterable[Unit], settings: EncodingSettings) -> Iterator[Encoded]:
     """Encode units one after another; those whose audio cannot be used are listed apart.
 
     What comes out for a unit depends on it, the model and `settings.max_seconds` alone. Batches are read ahead, those
@@ -79,7 +68,7 @@ def encode_units(tokenizer: AudioTokenizer, units: Iterable[Unit], settings: Set
 
 
 def _encode_batches(
-    tokenizer: AudioTokenizer, units: Iterable[Unit], settings: Settings
+    tokenizer: AudioTokenizer, units: Iterable[Unit], settings: EncodingSettings
 ) -> Iterator[tuple[Unit, list[Item], list[TokenRow | Rejected]]]:
     """The units' batches with what became of each utterance.
 
@@ -89,7 +78,8 @@ def _encode_batches(
     batch_seconds = settings.batch_seconds or tokenizer.chunk_seconds
 
     def seconds(item: Item) -> float:
-        return item.seconds or 0.0
+        # What could not be used when the plan was made may have been repaired since: it gets a batch of its own.
+        return item.seconds or batch_seconds
 
     batches = ((unit, batch) for unit in units for batch in batch_by_length(unit.items, seconds, batch_seconds))
 
@@ -116,12 +106,24 @@ Read = Signal | AudioSource | AudioError
 
 def _read_one(item: Item, sample_rate: int, batch_seconds: float, limit: float | None) -> Read:
     try:
+        _check_text(item)
         source = item.open()
         if limit is not None and source.duration > limit:
             raise AudioError(f"{item.name}: is {source.duration:.3f} s long, more than the limit of {limit:g} s")
         return source.read(sample_rate) if source.duration <= batch_seconds else source
     except AudioError as error:
         return error
+
+
+def _check_text(item: Item) -> None:
+    for name, value in (("file name", item.name), ("speaker", item.speaker)):
+        if _printable(value or "") != (value or ""):
+            raise AudioError(f"{_printable(item.name)}: its {name} is no UTF-8, as a token data set needs it")
+
+
+def _printable(text: str) -> str:
+    """Text without halves of surrogate pairs, which stand for bytes that are no UTF-8 and cannot be written."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _encode(tokenizer: AudioTokenizer, batch: list[Item], signals: list[Read]) -> list[TokenRow | Rejected]:
@@ -133,7 +135,7 @@ def _encode(tokenizer: AudioTokenizer, batch: list[Item], signals: list[Read]) -
                 raise signal
             codes, samples = next(together) if isinstance(signal, Tensor) else _encode_long(tokenizer, signal)
         except AudioError as error:
-            results.append(Rejected(item.id, item.name, str(error)))
+            results.append(Rejected(item.id, _printable(item.name), _printable(str(error))))
         else:
             results.append(
                 TokenRow(
@@ -174,11 +176,11 @@ def _pieces_ahead(tokenizer: AudioTokenizer, source: AudioSource) -> Iterator[Fl
         yield piece[None]
 
 
-_PACKAGES = ("torch", "torchaudio", "numpy", "soundfile", "pyarrow")
+_PACKAGES = ("torch", "torchaudio", "numpy", "soundfile", "av", "pyarrow")
 
 
 @dataclass(frozen=True)
-class Job:
+class TokenizingJob:
     """A model, and where its codes go; small, so that it can be sent to other processes."""
 
     model: str
@@ -186,7 +188,7 @@ class Job:
     weights_sha256: str
     """What the model is expected to be."""
     output: Path
-    settings: Settings
+    settings: EncodingSettings
     device: str = "auto"
 
     def load(self, device: str | None = None) -> AudioTokenizer:
@@ -195,24 +197,20 @@ class Job:
         Raises:
             TokenError: it is no longer the one that the job began with.
         """
-        from audiovq.models.tokenizer import AudioTokenizer
-
         tokenizer = AudioTokenizer.from_pretrained(self.model, device or self.device)
         if tokenizer.weights_sha256 != self.weights_sha256:
             raise TokenError(f"{self.model}: has changed since the job began; start the job again")
         return tokenizer
 
 
-def work(job: Job, tokenizer: AudioTokenizer, units: Iterable[Unit]) -> Iterator[dict[str, Any]]:
+def work(job: TokenizingJob, tokenizer: AudioTokenizer, units: Iterable[Unit]) -> Iterator[Sidecar]:
     """Encode and commit units one after another; yields the sidecar of each when it is safely on disk."""
-    from audiovq.tokenization.commit import commit_unit
-    from audiovq.tokenization.worker import encode_units
-
     made_by = {
         "weights_sha256": job.weights_sha256,
         "device": tokenizer.device.type,
         "dtype": "float32",
         "versions": {"audiovq": audiovq.__version__, **{name: version(name) for name in _PACKAGES}},
     }
-    for encoded in encode_units(tokenizer, units, job.settings):
-        yield commit_unit(job.output, encoded, made_by)
+    with writing(job.output):
+        for encoded in encode_units(tokenizer, units, job.settings):
+            yield commit_unit(job.output, encoded, made_by)

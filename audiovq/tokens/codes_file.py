@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import math
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,12 @@ from audiovq.files import atomic_path
 
 if TYPE_CHECKING:
     from jaxtyping import UInt16
+
+
+LARGEST = 2**27
+"""Bytes of codes that one file holds at most: days of audio, even of eight codebooks."""
+_FIELD = 2**12
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,13 @@ class CodesFile:
 
 
 def save_codes(path: str | Path, file: CodesFile) -> None:
-    """Write a compressed `.npz` file without pickled objects, atomically."""
+    """Write a compressed `.npz` file without pickled objects, atomically.
+
+    Raises:
+        TokenError: the codes are more than such a file holds.
+    """
+    if file.codes.nbytes + _FIELD > LARGEST:
+        raise TokenError(f"{path}: would hold more than {LARGEST} bytes of codes; use `audiovq tokenize`")
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
         np.savez_compressed(
             handle,
@@ -43,23 +56,53 @@ def save_codes(path: str | Path, file: CodesFile) -> None:
 
 
 def load_codes(path: str | Path) -> CodesFile:
-    """Read what `save_codes` wrote; pickled objects are refused.
+    """Read what `save_codes` wrote; pickled objects are refused, and nothing larger than `LARGEST` is unpacked.
 
     Raises:
         TokenError: the file is missing, damaged, or holds something else.
     """
     path = Path(path)
     try:
-        # NumPy leaves a damaged file open if it opens the path itself.
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as arrays:
-            codes = arrays["codes"]
-            file = CodesFile(
-                codes, int(arrays["num_samples"]), int(arrays["sample_rate"]), str(arrays["weights_sha256"])
-            )
+        with path.open("rb") as handle, zipfile.ZipFile(handle) as archive:
+            sizes = {"codes": LARGEST, "num_samples": _FIELD, "sample_rate": _FIELD, "weights_sha256": _FIELD}
+            found = {name: _read_array(archive, f"{name}.npy", most) for name, most in sizes.items()}
+        codes = found["codes"]
+        if codes.ndim != 2 or codes.dtype != np.uint16:
+            raise TokenError(f"{path}: expected codes uint16 [Q, F], found {codes.dtype} {list(codes.shape)}")
+        samples, rate = (_positive(name, found[name]) for name in ("num_samples", "sample_rate"))
+        weights = found["weights_sha256"]
+        if weights.shape != () or weights.dtype.kind != "U":
+            raise ValueError("weights_sha256: expected text")
+    except TokenError:
+        raise
     except OSError as error:
         raise TokenError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, KeyError, TypeError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise TokenError(f"{path}: is no codes file of `audiovq encode`, or is damaged ({error})") from error
-    if codes.ndim != 2 or codes.dtype != np.uint16:
-        raise TokenError(f"{path}: expected codes uint16 [Q, F], found {codes.dtype} {list(codes.shape)}")
-    return file
+    except Exception as error:  # Whatever a hostile archive makes its readers raise.
+        reason = " ".join(str(error).split())
+        raise TokenError(f"{path}: is no codes file of `audiovq encode`, or is damaged ({reason})") from error
+    return CodesFile(codes, samples, rate, str(weights))
+
+
+def _read_array(archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray:
+    """An array of an archive; its size is known from what the archive and the array declare before it is read."""
+    member = archive.getinfo(name)
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name}: expected it stored or deflated")
+    if member.file_size > most:
+        raise ValueError(f"{name}: expected at most {most} bytes, found {member.file_size}")
+    data = archive.read(member)
+    file = io.BytesIO(data)
+    read_header = _HEADERS.get(np.lib.format.read_magic(file))
+    if read_header is None:
+        raise ValueError(f"{name}: expected version 1 or 2 of NumPy's format")
+    shape, _, dtype = read_header(file)
+    if dtype.hasobject or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"{name}: expected {list(shape)} of {dtype}, found {len(data) - file.tell()} bytes")
+    file.seek(0)
+    return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _positive(name: str, value: np.ndarray) -> int:
+    if value.shape != () or value.dtype.kind not in "iu" or value <= 0:
+        raise ValueError(f"{name}: expected a positive integer, found {value!r:.60}")
+    return int(value)

@@ -37,9 +37,10 @@ def export_tokens(tokens: TokenSet, format: str, output: str | Path, force: bool
     refuse_to_overwrite(output, force)
     if output.exists() and any(output.iterdir()) and not (output / EXPORT).exists():
         raise OutputExistsError(f"{output}: holds something else than an export (no {EXPORT}); choose another output")
+    tokens.require_one_model()
     if not len(tokens):
         raise TokenError(f"{tokens.folder}: holds no utterances")
-    with atomic_folder(output) as folder:
+    with atomic_folder(output.resolve()) as folder:  # What a link names is replaced, not the link.
         FORMATS[format](tokens, folder, output)
         record = {"format_version": FORMAT_VERSION, "format": format, "utterances": len(tokens)}
         write_json(folder / EXPORT, {**record, "frames": int(tokens.lengths.sum()), "tokenizer": asdict(tokens.info)})
@@ -54,13 +55,24 @@ def _write_memmap(tokens: TokenSet, folder: Path, _: Path) -> None:
     """
     offsets = np.concatenate([[0], np.cumsum(tokens.lengths)]).astype(np.int64)
     shape = (tokens.info.num_codebooks, int(offsets[-1]))
-    codes = np.lib.format.open_memmap(folder / "codes.npy", mode="w+", dtype=np.uint16, shape=shape)
-    with (folder / "utterances.jsonl").open("w", encoding="utf-8") as file:
+    header = {"shape": shape, "fortran_order": False, "descr": "<u2"}
+    # Written, not mapped: on a full disk a mapped page ends the process, a write says why.
+    with (folder / "codes.npy").open("wb") as codes, (folder / "utterances.jsonl").open("w", encoding="utf-8") as file:
+        np.lib.format.write_array_header_1_0(codes, header)
+        start = codes.tell()
         for number, row in enumerate(tokens):
-            codes[:, offsets[number] : offsets[number + 1]] = row.codes
+            for book, values in enumerate(row.codes):
+                codes.seek(start + 2 * (book * shape[1] + int(offsets[number])))
+                codes.write(values.astype("<u2").tobytes())
             file.write(_json(_about(row)) + "\n")
-    codes.flush()
-    np.save(folder / "offsets.npy", offsets)
+    (folder / "offsets.npy").write_bytes(_npy(offsets))
+
+
+def _npy(array: np.ndarray) -> bytes:
+    """An array as a `.npy` file; NumPy itself tells nothing of what kept it from writing one."""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
 
 
 def _write_jsonl(tokens: TokenSet, folder: Path, _: Path) -> None:
@@ -82,9 +94,7 @@ def _write_webdataset(tokens: TokenSet, folder: Path, _: Path) -> None:
         with tarfile.open(folder / f"{shard.stem}.tar", "w", format=tarfile.PAX_FORMAT) as tar:
             for row in tokens.rows_of(number):
                 key = row.utt_id.replace("%", "%25").replace(".", "%2E")
-                array = io.BytesIO()
-                np.save(array, row.codes)
-                _add(tar, f"{key}.npy", array.getvalue())
+                _add(tar, f"{key}.npy", _npy(row.codes))
                 _add(tar, f"{key}.json", _json(_about(row)).encode())
 
 
@@ -113,7 +123,9 @@ def _write_kaldi(tokens: TokenSet, folder: Path, output: Path) -> None:
         for ark in arks:
             ark.close()
     for name, lines in [*((f"codebook{book}.scp", scps[book]) for book in books), ("utt2num_frames", lengths)]:
-        (folder / name).write_text("".join(sorted(lines, key=lambda line: line.split(" ")[0].encode())), "utf-8")
+        # The folder's name may be no UTF-8.
+        text = "".join(sorted(lines, key=lambda line: line.split(" ")[0].encode()))
+        (folder / name).write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
 def _kaldi_vector(values: np.ndarray) -> bytes:

@@ -3,38 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
 
 from audiovq.errors import TokenError
 from audiovq.files import write_json
+from audiovq.tokens.records import Positive, Sha256, read_record
 
 if TYPE_CHECKING:
     from audiovq.models.tokenizer import AudioTokenizer
 
 FORMAT_VERSION = 1
 TOKENIZER = "tokenizer.json"
-PLAN = "plan.json"
-SIDECARS = "_units"
-"""Folder of the sidecars; readers of Parquet folders pass over names with an underscore."""
-REJECTED = "rejected.jsonl"
-SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True)
 class TokenizerInfo:
     """Which model codes belong to, and what their numbers mean."""
 
-    weights_sha256: str
-    sample_rate: int
+    weights_sha256: Sha256
+    sample_rate: Positive
     """Rate in Hz of the waveforms that were encoded; `num_samples` counts at this rate."""
-    hop_length: int
-    frame_rate: float
-    num_codebooks: int
-    codebook_size: int
+    hop_length: Positive
+    frame_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    num_codebooks: Positive
+    """Of the set."""
+    codebook_size: Annotated[int, Field(gt=0, le=2**16)]
     model: dict[str, Any]
     """The model's config."""
 
@@ -63,16 +61,17 @@ def read_tokenizer_info(folder: str | Path) -> TokenizerInfo:
         TokenError: it is missing, damaged or of another format version.
     """
     path = Path(folder) / TOKENIZER
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        version = data.pop("format_version")
-        if version != FORMAT_VERSION:
-            raise TokenError(f"{path}: expected format_version {FORMAT_VERSION}, found {version}")
-        return TokenizerInfo(**data)
-    except FileNotFoundError as error:
-        raise TokenError(f"{folder}: is no token data set, it has no {TOKENIZER}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise TokenError(f"{path}: is damaged ({error})") from error
+    if not path.exists():
+        raise TokenError(f"{folder}: is no token data set, it has no {TOKENIZER}")
+    found = read_record(path, _Version).format_version
+    if found != FORMAT_VERSION:
+        raise TokenError(f"{path}: expected format_version {FORMAT_VERSION}, found {found}")
+    return read_record(path, TokenizerInfo)
+
+
+@dataclass(frozen=True)
+class _Version:
+    format_version: int
 
 
 def require_same_model(weights_sha256: str, tokenizer: AudioTokenizer, source: str | Path) -> None:

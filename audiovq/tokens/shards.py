@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,8 @@ def write_shard(path: str | Path, rows: Sequence[TokenRow]) -> None:
 
     with (
         atomic_path(path) as temporary,
-        pq.ParquetWriter(temporary, schema(), compression="zstd", write_page_checksum=True) as writer,
+        temporary.open("wb") as file,
+        pq.ParquetWriter(file, schema(), compression="zstd", write_page_checksum=True) as writer,
     ):
         for group in _groups(rows):
             writer.write_table(_table(group))
@@ -108,8 +110,7 @@ def _lists(lengths: Any, items: Any) -> Any:
     """Lists of so many of the items each."""
     import pyarrow as pa
 
-    buffers = [None, pa.py_buffer(_offsets(lengths))]
-    return pa.Array.from_buffers(pa.list_(items.type), len(lengths), buffers, children=[items])
+    return pa.ListArray.from_arrays(_numbers(np.cumsum([0, *lengths]), np.int32), items)
 
 
 def _texts(values: Sequence[str | None]) -> Any:
@@ -117,12 +118,10 @@ def _texts(values: Sequence[str | None]) -> Any:
 
     encoded = [(value or "").encode() for value in values]
     present = np.packbits([value is not None for value in values], bitorder="little")
-    buffers = [present, _offsets([len(text) for text in encoded]), b"".join(encoded)]
-    return pa.Array.from_buffers(pa.string(), len(values), [pa.py_buffer(buffer) for buffer in buffers])
-
-
-def _offsets(lengths: Any) -> np.ndarray:
-    return np.cumsum([0, *lengths], dtype=np.int32)
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.StringArray.from_buffers(
+        len(values), pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded)), pa.py_buffer(present)
+    )
 
 
 def open_shard(path: Path) -> Any:
@@ -135,7 +134,8 @@ def open_shard(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path, page_checksum_verification=True)
+        # As bytes: Arrow takes a name for UTF-8 otherwise.
+        file = pq.ParquetFile(pa.OSFile(os.fsencode(path)), page_checksum_verification=True)
         found = ", ".join(f"{field.name} {field.type}" for field in file.schema_arrow)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(path, error) from error

@@ -12,12 +12,12 @@ import numpy as np
 
 from audiovq.errors import TokenError
 from audiovq.files import atomic_path
+from audiovq.text import printable
 from audiovq.tokens import TokenizerInfo, TokenSet, code_counts
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
     from matplotlib.axes import Axes
-    from torch import Tensor
 
 SHOWN_SPEAKERS = 20
 """Speakers in the table and by name in the picture, those with most audio."""
@@ -35,7 +35,7 @@ STYLE: dict[Any, Any] = {
 
 
 @dataclass
-class Part:
+class CodeUse:
     """Utterances that are counted together, such as all of a speaker."""
 
     counts: Int64[np.ndarray, "books codes"]
@@ -59,8 +59,8 @@ class TokenStatistics:
 
     folder: str
     tokenizer: TokenizerInfo
-    total: Part
-    speakers: dict[str | None, Part]
+    total: CodeUse
+    speakers: dict[str | None, CodeUse]
     """Most audio first; None holds the utterances without a speaker."""
 
     @property
@@ -74,19 +74,20 @@ def measure_tokens(tokens: TokenSet) -> TokenStatistics:
     Raises:
         TokenError: a shard is damaged, holds a code outside the codebook, or there are no utterances.
     """
+    tokens.require_one_model()
     info = tokens.info
-    speakers: dict[str | None, Part] = {}
+    speakers: dict[str | None, CodeUse] = {}
     for row in tokens:
         counts = code_counts(tokens, row)
         if row.speaker not in speakers:
-            speakers[row.speaker] = Part(np.zeros((info.num_codebooks, info.codebook_size), np.int64))
+            speakers[row.speaker] = CodeUse(np.zeros((info.num_codebooks, info.codebook_size), np.int64))
         part = speakers[row.speaker]
         part.counts += counts
         part.utterances += 1
         part.seconds += row.num_samples / row.sample_rate
     if not speakers:
         raise TokenError(f"{tokens.folder}: holds no utterances")
-    total = Part(
+    total = CodeUse(
         np.sum([part.counts for part in speakers.values()], axis=0),
         sum(part.utterances for part in speakers.values()),
         sum(part.seconds for part in speakers.values()),
@@ -164,7 +165,7 @@ def _columns(titles: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Iterator[s
 
 
 def _name(speaker: str | None) -> str:
-    return "(unknown)" if speaker is None else speaker
+    return "(unknown)" if speaker is None else printable(speaker)
 
 
 # --- picture -------------------------------------------------------------------------------------------------
@@ -256,11 +257,6 @@ class CodeStatistics:
     empirical_bitrate: float
     """Bits a second with `entropy` bits a code: what an ideal coder needs that knows how frequent each code
     is, but nothing of its context. Like all entropies from counts, an underestimate while frames are few."""
-
-
-def count_codes(codes: Int64[Tensor, "1 books frames"], codebook_size: int) -> np.ndarray:
-    """How often each code occurs: int64 [Q, K]."""
-    return np.stack([np.bincount(row, minlength=codebook_size) for row in codes[0].cpu().numpy()])
 
 
 def code_statistics(counts: np.ndarray, frame_rate: float) -> CodeStatistics:

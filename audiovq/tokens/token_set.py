@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,19 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from audiovq.errors import TokenError
-from audiovq.tokens.info import read_tokenizer_info, require_same_model
+from audiovq.tokens.info import TOKENIZER, read_tokenizer_info, require_same_model
+from audiovq.tokens.records import SIDECARS, Sidecar, read_record
 from audiovq.tokens.shards import RowGroup, TokenRow, open_shard, read_columns
 
 if TYPE_CHECKING:
     from jaxtyping import Int64
 
     from audiovq.models.tokenizer import AudioTokenizer
-
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from jaxtyping import Int64
 
 OPEN_SHARDS = 32
 """Shards that are kept open for random access; each holds its footer in memory."""
@@ -61,8 +57,24 @@ class TokenSet:
         return {**vars(self), "_files": OrderedDict(), "_decoded": OrderedDict()}
 
     def require_model(self, tokenizer: AudioTokenizer) -> None:
-        """Raise `TokenError` unless the codes are the tokenizer's."""
+        """Raise `TokenError` unless all codes are the tokenizer's."""
         require_same_model(self.info.weights_sha256, tokenizer, self.folder)
+        self.require_one_model()
+
+    def require_one_model(self) -> None:
+        """Raise `TokenError` if a shard's sidecar names another model than `tokenizer.json`."""
+        for shard in self.shards:
+            sidecar = self.folder / SIDECARS / f"{shard.stem}.json"
+            with suppress(TokenError):  # Without sidecars, or with damaged ones, nothing tells.
+                other = read_record(sidecar, Sidecar).weights_sha256
+                if other != self.info.weights_sha256:
+                    break
+        else:
+            return
+        raise TokenError(
+            f"{shard}: holds codes of another model (weights {other[:12]}, {TOKENIZER} names "
+            f"{self.info.weights_sha256[:12]}); tokenize again"
+        )
 
     def __len__(self) -> int:
         """Utterances in all shards, from their footers."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from heapq import heappush, heappushpop
 from itertools import count
 from pathlib import Path
@@ -17,7 +16,19 @@ from audiovq.errors import AudioError, AudioVQError, TokenError
 from audiovq.files import sha256_of
 from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.tokens import TokenizerInfo, TokenRow, TokenSet
-from audiovq.tokens.info import PLAN, REJECTED, SIDECARS, SUMMARY, set_digest
+from audiovq.tokens.info import TOKENIZER, require_same_model, set_digest
+from audiovq.tokens.records import (
+    PLAN,
+    REJECTED,
+    SIDECARS,
+    SUMMARY,
+    PlanCounts,
+    Record,
+    SetSummary,
+    Sidecar,
+    read_record,
+    read_rejected,
+)
 from audiovq.tokens.shards import RowGroup, open_shard
 
 
@@ -57,9 +68,10 @@ def verify_tokens(
         TokenError: the codes are another model's.
     """
     if tokenizer is not None:
-        tokens.require_model(tokenizer)
+        require_same_model(tokens.info.weights_sha256, tokenizer, tokens.folder)
     listed = None if items is None else {item.id: item for item in items}
     result = Verification()
+    _check_info(tokens, tokenizer, result)
     content = _read_rows(tokens, sample, result)
     _check_sidecars(tokens, content, result)
     if listed is not None:
@@ -67,6 +79,25 @@ def verify_tokens(
     if tokenizer is not None:
         _encode_again(tokenizer, content.sample, listed, result)
     return result
+
+
+# --- the model -----------------------------------------------------------------------------------------------
+
+
+def _check_info(tokens: TokenSet, tokenizer: AudioTokenizer | None, result: Verification) -> None:
+    """Compare `tokenizer.json` with itself and with the model."""
+    info, path = tokens.info, tokens.folder / TOKENIZER
+    expected: dict[str, Any] = {"frame_rate": info.sample_rate / info.hop_length}
+    if "sample_rate" in info.model:
+        expected["sample_rate"] = info.model["sample_rate"]
+    if tokenizer is not None:
+        expected = asdict(TokenizerInfo.of(tokenizer))
+        if info.num_codebooks < tokenizer.num_codebooks:  # A set may hold the first of them only.
+            expected["num_codebooks"] = info.num_codebooks
+    for name, value in expected.items():
+        if (found := getattr(info, name)) != value:
+            shown = "another config than the model's" if name == "model" else f"{name} {found}, expected {value}"
+            result.problems.append(f"{path}: says {shown}; tokenize again")
 
 
 # --- rows ----------------------------------------------------------------------------------------------------
@@ -156,38 +187,61 @@ def _check_sidecars(tokens: TokenSet, content: Content, result: Verification) ->
                 "frames": content.shards[name][1],
             }
             result.problems += [f"{shard}: {problem}" for problem in _differences(sidecars[name], found)]
-    planned = _read_json(folder / PLAN, result.problems).get("units", 0)
-    if len(sidecars) < planned:
+    records = [record for name in sidecars if (record := _read(sidecars[name], Sidecar, result.problems))]
+    plan = _read(folder / PLAN, PlanCounts, result.problems)
+    if plan and len(sidecars) < plan.units:
         result.problems.append(
-            f"{tokens.folder}: {len(sidecars)} of {_count(planned, 'planned shard')} are there; tokenize again"
+            f"{tokens.folder}: {len(sidecars)} of {_count(plan.units, 'planned shard')} are there; tokenize again"
         )
     result.checked.append(f"{_count(len(sidecars), 'sidecar')}: SHA-256, model, numbers of utterances and frames")
     digest = set_digest(hashes.items())
-    summary = tokens.folder / SUMMARY
-    noted = _read_json(summary, result.problems).get("digest") if summary.exists() else digest
-    if noted != digest and not result.problems:  # Otherwise they tell why.
-        result.problems.append(f"{summary}: says that the digest is {noted}, but it is {digest}; tokenize again")
+    if (tokens.folder / SUMMARY).exists() and not result.problems:  # Otherwise they tell why.
+        _check_sums(tokens, records, plan, digest, result)
     result.checked.append(f"digest {digest}")
 
 
-def _differences(sidecar: Path, found: Mapping[str, Any]) -> Iterator[str]:
+def _check_sums(
+    tokens: TokenSet, records: list[Sidecar], plan: PlanCounts | None, digest: str, result: Verification
+) -> None:
+    """Compare the summary, the plan and the list of the rejected with what the sidecars, which are right, add up to."""
+    path = tokens.folder / SUMMARY
+    rejected = [item.utt_id for record in records for item in record.rejected]
+    sums = SetSummary(
+        utterances=sum(record.utterances for record in records),
+        seconds=float(sum(record.seconds for record in records)),
+        frames=sum(record.frames for record in records),
+        rejected=len(rejected),
+        shards=len(records),
+        digest=digest,
+    )
+    if summary := _read(path, SetSummary, result.problems):
+        for name, value in asdict(sums).items():
+            if getattr(summary, name) != value:
+                found = getattr(summary, name)
+                result.problems.append(f"{path}: says that {name} is {found}, but it is {value}; tokenize again")
+    if plan and plan.utterances != sums.utterances + sums.rejected:
+        result.problems.append(
+            f"{tokens.folder / SIDECARS / PLAN}: says {plan.utterances} utterances, but there are "
+            f"{sums.utterances} and {sums.rejected} rejected; tokenize again"
+        )
+
+
+def _differences(path: Path, found: Mapping[str, Any]) -> Iterator[str]:
     problems: list[str] = []
-    record = _read_json(sidecar, problems)
+    sidecar = _read(path, Sidecar, problems)
     yield from problems
-    for name, value in found.items() if record else ():
-        if record.get(name) != value:
-            yield f"{name} is {value}, but {sidecar.name} says {record.get(name)}"
+    for name, value in found.items() if sidecar else ():
+        said = getattr(sidecar, name)
+        if (abs(said - value) > 1e-6) if name == "seconds" else said != value:
+            yield f"{name} is {value}, but {path.name} says {said}"
 
 
-def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
+def _read(path: Path, schema: type[Record], problems: list[str]) -> Record | None:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(record, dict):
-            return record
-        problems.append(f"{path}: is damaged (expected an object)")
-    except (OSError, ValueError) as error:
-        problems.append(f"{path}: cannot be read ({error})")
-    return {}
+        return read_record(path, schema)
+    except TokenError as error:
+        problems.append(str(error))
+        return None
 
 
 # --- what was tokenized, and its audio -----------------------------------------------------------------------
@@ -195,7 +249,7 @@ def _read_json(path: Path, problems: list[str]) -> dict[str, Any]:
 
 def _check_items(tokens: TokenSet, content: Content, items: Mapping[str, Item], result: Verification) -> None:
     """Each utterance that was listed is in the set, as long as it should be, or rejected; and no others are."""
-    rejected = _rejected(tokens.folder / REJECTED, result.problems)
+    rejected = _rejected(tokens.folder, result.problems)
     for item in items.values():
         found = content.num_samples.get(item.id)
         if found is None and item.id not in rejected:
@@ -216,13 +270,11 @@ def _check_items(tokens: TokenSet, content: Content, items: Mapping[str, Item], 
     result.checked.append(f"{listed} of the input: {both} in the set, {len(rejected)} rejected")
 
 
-def _rejected(path: Path, problems: list[str]) -> set[str]:
+def _rejected(folder: Path, problems: list[str]) -> set[str]:
     try:
-        return {json.loads(line)["utt_id"] for line in path.read_text(encoding="utf-8").splitlines()}
-    except FileNotFoundError:
-        return set()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        problems.append(f"{path}: cannot be read ({error})")
+        return {item.utt_id for item in read_rejected(folder)}
+    except (TokenError, OSError) as error:
+        problems.append(str(error))
         return set()
 
 
@@ -240,7 +292,7 @@ def _encode_again(
         except AudioVQError as error:
             result.problems.append(f"{row.utt_id}: cannot be encoded again: {error}")
             continue
-        same = int((codes == row.codes).all(axis=0).sum())
+        same = int((codes[: len(row.codes)] == row.codes).all(axis=0).sum())
         if same < row.num_frames:
             result.problems.append(
                 f"{row.utt_id}: encoded again, {row.num_frames - same} of {row.num_frames} frames are different"
@@ -259,6 +311,8 @@ def _source(row: TokenRow, items: Mapping[str, Item] | None) -> AudioSource:
         source = items[row.utt_id].open()
     elif row.source.startswith("tar://"):
         raise AudioError(f"{row.source}: is in a tar; name that as the input")
+    elif "\0" in row.source or not Path(row.source).is_absolute():
+        raise AudioError(f"{row.source!r}: expected the absolute path of an audio file as its source")
     else:
         source = AudioSource.open(Path(row.source))
     if (found := source.length_at(row.sample_rate)) != row.num_samples:

@@ -1,91 +1,143 @@
-"""Stage 1: train encoder, bottleneck and decoder on audio crops, validate on whole utterances."""
+"""Stage 1: train encoder, bottleneck and decoder on audio crops, validate on the first seconds of utterances."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import count
+from itertools import islice
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from audiovq.batching import evenly_spread, read_ahead
+from audiovq.batching import evenly_spread
 from audiovq.bottlenecks.base import bits_per_second, count_codes, perplexity
-from audiovq.config import ExperimentConfig, WaveNetDecoderConfig
+from audiovq.config import AutoencoderConfig, ExperimentConfig
 from audiovq.data.crops import CropSampler
-from audiovq.data.manifest import Utterance, read_manifest
+from audiovq.data.manifest import Utterance, manifest_digest, read_manifest
 from audiovq.devices import seed_everything
 from audiovq.distributed import sum_over_processes
-from audiovq.errors import SpeakerError
+from audiovq.errors import ConfigError, SpeakerError
 from audiovq.losses.reconstruction import build_loss
-from audiovq.models.autoencoder import Autoencoder
+from audiovq.models import release
+from audiovq.models.autoencoder import Autoencoder, AutoencoderOutput
 from audiovq.models.speakers import speaker_number
 from audiovq.models.tokenizer import AudioTokenizer
-from audiovq.training.folder import open_run
+from audiovq.training.averaging import SETTLING_BATCHES, settle_statistics
+from audiovq.training.folder import RELEASE, STATE, flatten, open_run, start_accelerator
 from audiovq.training.log import RunLog
-from audiovq.training.loop import Task, fit
+from audiovq.training.loop import Batch, Task, fit
+from audiovq.training.optimization import build_optimizer, descend
 from audiovq.training.state import Progress
 
 EXAMPLES = 4
 """Validation utterances whose audio and mel pictures are logged."""
 
 
-def train_autoencoder(config: ExperimentConfig, output: str | Path, device: str = "auto") -> Progress:
+def train_autoencoder(
+    config: ExperimentConfig, output: str | Path, device: str = "auto", force: bool = False
+) -> Progress:
     """Train a tokenizer, or go on with the run that `output` holds.
 
     `output` receives `config.yaml`, `state.safetensors` (the last state), `release/` (the best model so far, as
     `AudioTokenizer.from_pretrained` reads it), `metrics.jsonl` and `tensorboard/`.
 
+    Args:
+        force: start anew; the run that `output` holds is removed once the new one has shown that it can begin.
+
     Raises:
-        ConfigError: `output` holds a run with another config, or there is no such device.
+        ConfigError: `output` holds a run with another config or other data, or there is no such device, or the config
+            is not that of the release to start from.
         ManifestError, AudioError: the data cannot be used.
         SpeakerError: the decoder is to be told who speaks, and the data do not say it, or tell of an unknown speaker.
+        OutputExistsError: another process trains there, or `output` holds files that audiovq did not write.
+        CheckpointError: the state or the release to start from is damaged.
         Stopped: SIGTERM or SIGINT arrived; the state was saved first.
     """
-    output = Path(output)
     train, valid = read_manifest(config.data.train), read_manifest(config.data.valid)
+    start, resumes = None, (Path(output) / STATE).exists() and not force
+    if config.training.init_from is not None and not resumes:
+        config, start = read_start(config, config.training.init_from)
     config = with_speakers(config, train, valid)
-    plain = config.model_dump(mode="json")
-    accelerator = open_run(output, plain, config.training, device)
+    if start is not None:
+        check_same_model(config, start[0])
+    accelerator = start_accelerator(device, config.training)
+    task = AutoencoderTask(config, train, valid, accelerator, Path(output) / RELEASE)
+    if start is not None:
+        task.model.load_state_dict(start[1].state_dict())
+    data = {f"data.{name}": manifest_digest(getattr(config.data, name)) for name in ("train", "valid")}
+    with open_run(output, {"config": config.model_dump(mode="json"), "data": data}, accelerator, force) as folder:
+        return fit(accelerator, task, config.training, folder)
 
-    seed_everything(config.training.seed, "model")
-    model = Autoencoder(config.model_part())
-    loss = build_loss(config.loss, config.sample_rate).to(accelerator.device)
-    crop_samples = -(-round(config.data.crop_seconds * config.sample_rate) // config.hop_length) * config.hop_length
-    sampler = CropSampler(train, config.sample_rate, crop_samples, config.data.batch_size, config.training.seed)
 
-    def batch(index: int) -> tuple[Tensor, ...]:
-        wave, speakers = sampler.batch(index), speaker_numbers(sampler.speakers(index), config)
+class AutoencoderTask(Task[Autoencoder]):
+    """Encoder, bottleneck and decoder under a reconstruction loss and the bottleneck's own."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        train: list[Utterance],
+        valid: list[Utterance],
+        accelerator: Accelerator,
+        released: Path,
+    ):
+        self.config, self.valid, self.accelerator, self.released = config, valid, accelerator, released
+        settings, data = config.training, config.data
+        seed_everything(settings.seed, "model")
+        self.model = Autoencoder(config.model_part())
+        self.frozen = [self.model.get_submodule(name) for name in settings.freeze]
+        for part in self.frozen:
+            part.requires_grad_(False)
+        self.modules = {"model": self.model}
+        self.optimizers = {"generator": build_optimizer(self.model, settings)}
+        self.loss = build_loss(config.loss, config.sample_rate).to(accelerator.device)
+        crop_samples = -(-round(data.crop_seconds * config.sample_rate) // config.hop_length) * config.hop_length
+        self.sampler = CropSampler(train, config.sample_rate, crop_samples, data.batch_size, settings.seed)
+        self.audio_seconds = crop_samples / config.sample_rate * data.batch_size * accelerator.num_processes
+        self.workers = data.workers
+
+    def batch(self, index: int) -> Batch:
+        wave, speakers = self.sampler.batch(index), speaker_numbers(self.sampler.speakers(index), self.config)
         return (wave,) if speakers is None else (wave, speakers)
 
-    def batches(first_step: int) -> Iterator[tuple[Tensor, ...]]:
-        # Each process takes its own batches: numbers step * processes + rank.
-        processes, rank = accelerator.num_processes, accelerator.process_index
-        return read_ahead(batch, count(first_step * processes + rank, processes), config.data.workers)
-
-    def compute_loss(model: nn.Module, batch: tuple[Tensor, ...], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        bottleneck = accelerator.unwrap_model(model).bottleneck
+    def update(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        network, bottleneck = self.networks["model"], self.model.bottleneck
+        network.train()
+        for part in self.frozen:
+            part.eval()  # Its statistics stay as they are, too.
         bottleneck.set_step(step)
-        with accelerator.autocast():
-            output = model(*batch)
-        reconstruction, terms = loss(output.prediction, batch[0].repeat(output.bottleneck.samples, 1, 1))
-        total = reconstruction.mean() + config.loss.bottleneck * output.bottleneck.loss
+        with self.accelerator.autocast():
+            output = network(*batch)
+        reconstruction, terms = self.loss(output.prediction, batch[0].repeat(output.bottleneck.samples, 1, 1))
+        total = reconstruction.mean() + self.config.loss.bottleneck * output.bottleneck.loss
         total = total + bottleneck.surrogate_loss(output.bottleneck, reconstruction)
-        return total, {**terms, "bottleneck": output.bottleneck.loss.detach(), **output.bottleneck.metrics}
+        norm = descend(self.accelerator, total, network, self.optimizers["generator"], self.config.training.clip_norm)
+        return {
+            "loss": total.detach(),
+            **terms,
+            "bottleneck": output.bottleneck.loss.detach(),
+            **output.bottleneck.metrics,
+            "gradient_norm": norm,
+        }
 
-    def validate(model: nn.Module, log: RunLog | None, step: int, brief: bool) -> dict[str, float]:
-        assert isinstance(model, Autoencoder)
-        chosen = evenly_spread(valid, 2 if brief else config.training.valid_utterances)
-        return validate_autoencoder(model, loss, chosen, config, accelerator, log, step)
+    def validate(self, model: Autoencoder, log: RunLog | None, step: int, brief: bool) -> dict[str, float]:
+        chosen = evenly_spread(self.valid, 2 if brief else self.config.training.valid_utterances)
+        return validate_autoencoder(model, self.loss, chosen, self.config, self.accelerator, log, step)
 
-    def release(model: nn.Module) -> None:
-        AudioTokenizer(_on_cpu(model, config), config.model_part()).save_pretrained(output / "release")
+    def settle(self, average: Autoencoder, batches: Iterator[Batch]) -> None:
+        if "bottleneck" not in self.config.training.freeze:
+            waves = (wave for wave, *_ in islice(batches, SETTLING_BATCHES))
+            settle_statistics(average.bottleneck, (self._latents(average, wave) for wave in waves))
 
-    audio_seconds = crop_samples / config.sample_rate * config.data.batch_size * accelerator.num_processes
-    task = Task(model, compute_loss, batches, validate, release, audio_seconds)
-    return fit(accelerator, task, config.training, plain, output)
+    def release(self, model: Autoencoder) -> None:
+        copy = Autoencoder(self.config.model_part())  # On the CPU, for the release to freeze.
+        copy.load_state_dict(model.state_dict())
+        AudioTokenizer(copy, self.config.model_part()).save_pretrained(self.released)
+
+    def _latents(self, model: Autoencoder, wave: Tensor) -> Tensor:
+        with self.accelerator.autocast():
+            return model.encode(wave).float()
 
 
 @torch.no_grad()
@@ -98,44 +150,89 @@ def validate_autoencoder(
     log: RunLog | None,
     step: int,
 ) -> dict[str, float]:
-    """Means over whole utterances, each process taking its share; code statistics are of the whole set."""
+    """Means over utterances, of each the first `data.valid_seconds`; each process takes its share.
+
+    Code statistics are of the whole set, means over codebooks. The process that has a log reconstructs the first few
+    utterances once more, since others may have had them.
+    """
     model.eval()
+
+    def run(utterance: Utterance) -> tuple[Tensor, AutoencoderOutput]:
+        source, most = utterance.source(), max(1, round(config.data.valid_seconds * config.sample_rate))
+        length = min(most, source.length_at(config.sample_rate))
+        wave = source.read(config.sample_rate, 0, length)[None].to(accelerator.device)
+        speakers = speaker_numbers([utterance.speaker], config)
+        with accelerator.autocast():
+            return wave, model(wave, None if speakers is None else speakers.to(accelerator.device))
+
     sums: dict[str, Tensor] = {}
-    codebook_size = model.bottleneck.codebook_size
-    counts = torch.zeros(codebook_size, device=accelerator.device)
+    sizes = model.bottleneck.codebook_sizes
+    counts = torch.zeros(len(sizes), max(sizes, default=0), device=accelerator.device)
     # With more processes than utterances some take one again, with weight 0, so that all sum the same quantities.
     processes, rank = accelerator.num_processes, accelerator.process_index
     for number in range(rank, max(len(utterances), processes), processes):
         weight = float(number < len(utterances))
-        utterance = utterances[number % len(utterances)]
-        wave = utterance.source().read(config.sample_rate)[None].to(accelerator.device)
-        speakers = speaker_numbers([utterance.speaker], config)
-        with accelerator.autocast():
-            output = model(wave, None if speakers is None else speakers.to(accelerator.device))
+        wave, output = run(utterances[number % len(utterances)])
         reconstruction, terms = loss(output.prediction, wave)
         values = {"loss": reconstruction.mean(), **terms, "bottleneck": output.bottleneck.loss}
-        values |= {name: value for name, value in output.bottleneck.metrics.items() if name != "perplexity"}
+        values |= {name: v for name, v in output.bottleneck.metrics.items() if not name.startswith("perplexity")}
         for name, value in values.items():
             sums[name] = sums.get(name, 0) + weight * value.double()
         if output.bottleneck.codes is not None:
-            counts += weight * count_codes(output.bottleneck.codes, codebook_size)
-        if log is not None and number < EXAMPLES:
-            log.audio(step, f"{utterance.id}/original", wave[0], config.sample_rate)
-            kind = "decoded" if output.logits is None else "predicted"
-            log.audio(step, f"{utterance.id}/{kind}", output.wave[0], config.sample_rate)
+            counts += weight * count_codes(output.bottleneck.codes, counts.shape[1])
     means = {name: float(sum_over_processes(total)) / len(utterances) for name, total in sums.items()}
     if "kl" in means:
         means["kl_bits_per_second"] = bits_per_second(means["kl"], config.frame_rate)
-    if codebook_size:
+    if sizes:
         counts = sum_over_processes(counts)
-        means |= {
-            "perplexity": float(perplexity(counts)),
-            "codes_used": int((counts > 0).sum()),
-            "dead_codes": int((counts == 0).sum()),
-        }
-        if log is not None:
-            log.code_histogram(step, counts)
+        means |= code_metrics(counts, sizes)
+    if log is not None:
+        for book, count in enumerate(counts):
+            log.code_histogram(step, count[: sizes[book]], book)
+        for utterance in utterances[:EXAMPLES]:
+            wave, output = run(utterance)
+            log.audio(step, f"{utterance.id}/original", wave[0], config.sample_rate)
+            kind = "decoded" if output.logits is None else "predicted"
+            log.audio(step, f"{utterance.id}/{kind}", output.wave[0], config.sample_rate)
     return means
+
+
+def code_metrics(counts: Float[Tensor, "books codes"], sizes: Sequence[int]) -> dict[str, float]:
+    """Perplexity, codes used and dead codes of each codebook; the names end in its number if there are several."""
+    metrics: dict[str, float] = {}
+    used = (counts > 0).sum(-1).tolist()
+    for book, (size, value) in enumerate(zip(sizes, perplexity(counts).tolist(), strict=True)):
+        end = f"_{book}" if len(sizes) > 1 else ""
+        metrics |= {f"perplexity{end}": value, f"codes_used{end}": used[book], f"dead_codes{end}": size - used[book]}
+    return metrics
+
+
+def read_start(config: ExperimentConfig, start: str) -> tuple[ExperimentConfig, tuple[AutoencoderConfig, Autoencoder]]:
+    """The release that a run starts from, and the run's config with its speakers if that names none.
+
+    Raises:
+        CheckpointError: there is no such release, or it is damaged.
+    """
+    found, network = release.load_network(start, None, AutoencoderConfig, Autoencoder)
+    if found.speakers and not config.speakers and getattr(config.decoder, "speaker_dim", 0):
+        decoder = config.decoder.model_copy(update={"speakers": found.speakers})
+        config = config.model_copy(update={"decoder": decoder})
+    return config, (found, network)
+
+
+def check_same_model(config: ExperimentConfig, found: AutoencoderConfig) -> None:
+    """Refuse to start from a release of another model.
+
+    Raises:
+        ConfigError: names the first setting that differs.
+    """
+    theirs, ours = flatten(found.model_dump(mode="json")), flatten(config.model_part().model_dump(mode="json"))
+    for name in [*theirs, *(name for name in ours if name not in theirs)]:
+        if theirs.get(name) != ours.get(name):
+            raise ConfigError(
+                f"training.init_from: {config.training.init_from} has {name} = {theirs.get(name)!r}, the config "
+                f"{ours.get(name)!r}; a run starts from a release of the same model"
+            )
 
 
 def with_speakers(config: ExperimentConfig, train: Sequence[Utterance], valid: Sequence[Utterance]) -> ExperimentConfig:
@@ -145,19 +242,18 @@ def with_speakers(config: ExperimentConfig, train: Sequence[Utterance], valid: S
         SpeakerError: an utterance has no speaker, or one that the decoder does not know.
     """
     decoder = config.decoder
-    if not isinstance(decoder, WaveNetDecoderConfig) or not decoder.speaker_dim:
+    if not getattr(decoder, "speaker_dim", 0):
         return config
-    if not decoder.speakers:
+    if not config.speakers:
         names = sorted({utterance.speaker for utterance in train if utterance.speaker is not None})
-        decoder = decoder.model_copy(update={"speakers": names})
-        config = config.model_copy(update={"decoder": decoder})
+        config = config.model_copy(update={"decoder": decoder.model_copy(update={"speakers": names})})
     for manifest, utterances in ((config.data.train, train), (config.data.valid, valid)):
         for utterance in utterances:
             place = f"{manifest}: utterance {utterance.id!r}"
             if utterance.speaker is None:
                 raise SpeakerError(f"{place} has no speaker; prepare the data with them, or set decoder.speaker_dim=0")
             try:
-                speaker_number(utterance.speaker, decoder.speakers)
+                speaker_number(utterance.speaker, config.speakers)
             except SpeakerError as error:
                 raise SpeakerError(
                     f"{place}: {error}; to train and validate on the same speakers, divide the data by utterance "
@@ -171,10 +267,3 @@ def speaker_numbers(names: Sequence[str | None], config: ExperimentConfig) -> In
     if not config.speakers:
         return None
     return torch.tensor([speaker_number(name, config.speakers) for name in names])
-
-
-def _on_cpu(model: nn.Module, config: ExperimentConfig) -> Autoencoder:
-    """A copy of a model that the release may move and freeze."""
-    copy = Autoencoder(config.model_part())
-    copy.load_state_dict(model.state_dict())
-    return copy

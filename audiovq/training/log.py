@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -11,8 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboard.summary.writer.record_writer import RecordWriter
 from torch import Tensor
+from torch.utils.tensorboard import summary
 
 from audiovq.audio.signal import log_mel
 from audiovq.files import write_text
@@ -26,43 +33,75 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, first_step: int = 0):
-        from torch.utils.tensorboard import SummaryWriter
-
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
-            kept = [line for line in self.path.read_text(encoding="utf-8").splitlines() if _step(line) <= first_step]
+            lines = self.path.read_bytes().splitlines()
+            kept = [line.decode() for line in lines if is_log_line(line) and json.loads(line)["step"] <= first_step]
             write_text(self.path, "".join(f"{line}\n" for line in kept))
-        self._file = self.path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1 if first_step else None)
+        self._board = Board(folder / "tensorboard", first_step)
 
     def scalars(self, step: int, part: str, values: Mapping[str, float]) -> None:
         """Log values of `part` (train or valid) at a step."""
-        self._file.write(json.dumps({"step": step, "part": part, **values}) + "\n")
-        self._file.flush()
+        append(self.path, (json.dumps({"step": step, "part": part, **values}) + "\n").encode())
         for name, value in values.items():
-            self._board.add_scalar(f"{part}/{name}", value, step)
+            self._board.add(summary.scalar(f"{part}/{name}", value), step)
 
     def audio(self, step: int, name: str, wave: Float[Tensor, "1 time"], sample_rate: int) -> None:
         """Log a waveform and the picture of its log-mel spectrogram."""
         wave = wave.detach().cpu()
-        self._board.add_audio(f"audio/{name}", wave.clamp(-1, 1), step, sample_rate)
+        self._board.add(summary.audio(f"audio/{name}", wave.clamp(-1, 1), sample_rate), step)
         mel = log_mel(wave, sample_rate)[0].flip(0)
-        self._board.add_image(f"mel/{name}", _colour(mel.numpy()), step, dataformats="HWC")
+        self._board.add(summary.image(f"mel/{name}", _colour(mel.numpy()), dataformats="HWC"), step)
 
-    def code_histogram(self, step: int, counts: Int[Tensor, " codes"]) -> None:
-        """Log how often each code occurs, most frequent first."""
+    def code_histogram(self, step: int, counts: Shaped[Tensor, " codes"], book: int = 0) -> None:
+        """Log how often each code of a codebook occurs, most frequent first."""
         ranked = np.sort(counts.cpu().numpy())[::-1]
         height, width = 100, len(ranked)
         bars = np.arange(height)[:, None] >= height * (1 - ranked[None] / max(1, ranked[0]))
         picture = np.where(bars, 40, 255).astype(np.uint8)
-        self._board.add_image(
-            "codes/histogram", np.repeat(picture, max(1, 512 // width), axis=1), step, dataformats="HW"
-        )
+        picture = np.repeat(picture, max(1, 512 // width), axis=1)
+        self._board.add(summary.image(f"codes/histogram{book or ''}", picture, dataformats="HW"), step)
 
-    def close(self) -> None:
-        self._file.close()
-        self._board.close()
+
+class Board:
+    """Summaries in a file for TensorBoard, which hides those of earlier files from the step after `first_step` on.
+
+    They are written at once. TensorBoard's own writer does it on a thread, whose errors, as on a full disk, come late
+    and with a traceback.
+    """
+
+    def __init__(self, folder: Path, first_step: int = 0):
+        folder.mkdir(parents=True, exist_ok=True)
+        # Named as TensorBoard reads them: in order of their names.
+        stem = f"events.out.tfevents.{time.time_ns() // 10**9:010d}.{time.time_ns() % 10**9:09d}"
+        self.path = folder / f"{stem}.{socket.gethostname()}.{os.getpid()}"
+        self._add(Event(file_version="brain.Event:2", step=first_step + 1 if first_step else 0))
+        if first_step:
+            self._add(Event(session_log=SessionLog(status=SessionLog.START), step=first_step + 1))
+
+    def add(self, made: Summary, step: int) -> None:
+        """Write a summary, as the functions of `torch.utils.tensorboard.summary` make them."""
+        self._add(Event(summary=made, step=step))
+
+    def _add(self, event: Event) -> None:
+        event.wall_time = time.time()
+        record = io.BytesIO()
+        RecordWriter(record).write(event.SerializeToString())
+        append(self.path, record.getvalue())
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add to the end of a file: all or, if an error is raised, nothing."""
+    with path.open("ab") as file:
+        size = file.tell()
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+    except OSError as error:
+        os.truncate(path, size)
+        error.filename = str(path)
+        raise
 
 
 class Terminal:
@@ -112,12 +151,13 @@ class Terminal:
             self._bar.stop()
 
 
-def _step(line: str) -> float:
-    """The step of a line of metrics.jsonl; a line that was cut off by a crash counts as after all others."""
+def is_log_line(line: bytes) -> bool:
+    """Whether a line of metrics.jsonl is whole; a crash may have cut it off, or a disk damaged it."""
     try:
-        return json.loads(line)["step"]
-    except (ValueError, KeyError):
-        return float("inf")
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and type(record.get("step")) is int and isinstance(record.get("part"), str)
 
 
 def _colour(picture: np.ndarray) -> np.ndarray:

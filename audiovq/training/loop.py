@@ -7,147 +7,208 @@ import copy
 import math
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterator, Mapping
+from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Generic
 
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from audiovq.batching import read_ahead
 from audiovq.config import TrainingConfig
 from audiovq.devices import seed_everything
+from audiovq.distributed import is_distributed, sum_over_processes
 from audiovq.errors import Stopped, TrainingError
+from audiovq.training.averaging import Average, Network
+from audiovq.training.folder import RunFolder
 from audiovq.training.log import RunLog, Terminal
-from audiovq.training.signals import StopSignals
+from audiovq.training.optimization import schedule
 from audiovq.training.state import Progress, load_state, save_state
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-STATE = "state.safetensors"
-Batch = TypeVar("Batch")
-"""A tensor, or a tuple of tensors."""
+Batch = tuple[Tensor, ...]
+SIGNALS_EVERY = 10
+"""Steps after which the processes of a distributed run tell each other of signals; lines of the log do it, too."""
 
 
-@dataclass
-class Task(Generic[Batch]):
-    """What is trained: a model, and the functions in which one kind of training differs from another."""
+class Task(ABC, Generic[Network]):
+    """What is trained, and all in which one kind of training differs from another.
 
-    model: nn.Module
-    compute_loss: Callable[[nn.Module, Batch, int], tuple[Tensor, dict[str, Tensor]]]
-    """(model, batch, step) -> the loss to minimise and metrics to log."""
-    batches: Callable[[int], Iterator[Batch]]
-    """first step -> the batches of this process from that step on, without end."""
-    validate: Callable[[nn.Module, RunLog | None, int, bool], dict[str, float]]
-    """(model, log, step, brief) -> metrics, of which `loss` decides which model is best; `brief` is a short check."""
-    release: Callable[[nn.Module], None]
-    """Writes a model as people will use it."""
+    A task owns its networks and optimisers, and decides what an update does with them. The loop owns the schedule,
+    seeds, averaging, logging, validation, state and signals.
+    """
+
+    model: Network
+    """What is averaged, validated and released."""
+    modules: dict[str, nn.Module]
+    """All networks that learn, `model` among them, by the names under which the state holds them."""
+    optimizers: dict[str, torch.optim.Optimizer]
+    """By name. The loop sets their learning rates: each one's own, which is the peak, times the schedule."""
+    networks: dict[str, nn.Module]
+    """The modules as `update` calls them: on the device, and wrapped where several processes train. Set by the loop."""
     audio_seconds: float
     """Audio in one step, over all processes."""
+    workers: int = 1
+    """Threads that call `batch` ahead of the loop."""
+
+    @abstractmethod
+    def batch(self, index: int) -> Batch:
+        """Batch number `index`, on the CPU; a function of the number alone."""
+
+    @abstractmethod
+    def update(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        """Make one step with each optimiser; returns metrics to log, `loss` and `gradient_norm` among them."""
+
+    @abstractmethod
+    def validate(self, model: Network, log: RunLog | None, step: int, brief: bool) -> dict[str, float]:
+        """Metrics, of which `loss` decides which model is best; `brief` is a short check."""
+
+    @abstractmethod
+    def release(self, model: Network) -> None:
+        """Write a model as people will use it."""
+
+    def settle(self, average: Network, batches: Iterator[Batch]) -> None:
+        """Bring to an average what can be neither averaged nor copied, such as batch statistics, from training
+        batches."""
 
 
-def fit(
-    accelerator: Accelerator, task: Task, settings: TrainingConfig, config: dict[str, Any], output: Path
-) -> Progress:
-    """Train up to `settings.steps`, from the state in `output` if there is one.
+def fit(accelerator: Accelerator, task: Task, settings: TrainingConfig, folder: RunFolder) -> Progress:
+    """Train up to `settings.steps`, from the state in the folder if there is one.
 
     Randomness is reseeded from (seed, step, process) at each step and the learning rate is a function of the step, so
     a run that was stopped anywhere and resumed computes what an uninterrupted one would have computed.
-
-    Args:
-        config: kept with the state, for the record.
 
     Raises:
         Stopped: SIGTERM or SIGINT arrived; the state was saved first.
         TrainingError: the loss is no longer finite.
     """
-    if not (output / STATE).exists():
-        task.model.to(accelerator.device)
-        rehearse(accelerator, task, settings)
-    run = Run(accelerator, task, settings, config, output)
-    try:
-        with StopSignals(accelerator.device) as signals:
-            run.train(signals)
-    finally:
-        run.close()
+    run = TrainingRun(accelerator, task, settings, folder)
+    if not folder.resumes:
+        run.rehearse()
+    accelerator.wait_for_everyone()  # None looks for a state any more.
+    with contextlib.closing(run), StopSignals(accelerator.device) as signals:
+        run.open()
+        run.train(signals)
     return run.progress
 
 
-class Run:
-    """A training run under way: its state, and where it is written down."""
+class TrainingRun:
+    """A run under way: its state, and where it is written down."""
 
-    def __init__(
-        self, accelerator: Accelerator, task: Task, settings: TrainingConfig, config: dict[str, Any], output: Path
-    ):
-        self.accelerator, self.task, self.settings, self.config = accelerator, task, settings, config
-        self.state_path = output / STATE
-        self.model = task.model.to(accelerator.device)
-        self.optimizer = build_optimizer(self.model, settings)
-        self.average = average_of(self.model, settings.averaging_decay)
-        self.parts: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer}
-        if self.average is not None:
-            self.parts["average"] = self.average
-        self.progress = load_state(self.state_path, self.parts) if self.state_path.exists() else Progress()
-        self.trained = accelerator.prepare(self.model)
-        self.log = RunLog(output, self.progress.step) if accelerator.is_main_process else None
-        self.terminal = Terminal(settings.steps, self.progress.step, enabled=accelerator.is_main_process)
+    def __init__(self, accelerator: Accelerator, task: Task, settings: TrainingConfig, folder: RunFolder):
+        self.accelerator, self.task, self.settings, self.folder = accelerator, task, settings, folder
+        for module in task.modules.values():
+            module.to(accelerator.device)
+        decay = settings.averaging_decay
+        self.average = Average(task.model, decay) if decay is not None else None
+        self.parts: dict[str, Any] = {
+            **task.modules,
+            **{f"optimizer.{name}": optimizer for name, optimizer in task.optimizers.items()},
+            **({"average": self.average.model} if self.average is not None else {}),
+        }
+        self.progress = load_state(folder.state, self.parts) if folder.resumes else Progress()
+        task.networks = {name: accelerator.prepare_model(module) for name, module in task.modules.items()}
+        self.log: RunLog | None = None
+        self.terminal: Terminal | None = None
+
+    def rehearse(self) -> None:
+        """Two steps, a short validation and a checkpoint, so that mistakes show at once; then all is as before."""
+        before = {name: copy.deepcopy(part.state_dict()) for name, part in self.parts.items()}
+        with tempfile.TemporaryDirectory() as folder:
+            with contextlib.closing(self.batches(0)) as batches:
+                for step in range(2):
+                    metrics = self.update(step, next(batches), "rehearsal")
+                    check_finite({name: float(value) for name, value in metrics.items()}, step)
+            self.task.validate(self.task.model, RunLog(Path(folder)), 0, True)
+            save_state(Path(folder) / "state", self.parts, self.progress, {})
+        for name, part in self.parts.items():
+            part.load_state_dict(before[name])
+
+    def open(self) -> None:
+        """Begin to write to the folder."""
+        main, step = self.accelerator.is_main_process, self.progress.step
+        if main:
+            self.folder.begin()
+            self.log = RunLog(self.folder.path, step)
+        self.terminal = Terminal(self.settings.steps, step, enabled=main)
 
     def train(self, signals: StopSignals) -> None:
         """Go on up to the last step, or until a signal arrives."""
-        settings, progress = self.settings, self.progress
-        batches = self.task.batches(progress.step)
-        while progress.step < settings.steps:
-            metrics = self.step(next(batches))
-            last = progress.step == settings.steps
-            logs = last or progress.step % settings.log_every == 0
-            validates = last or progress.step % settings.valid_every == 0
-            number = signals.caught()
-            if logs or validates or number:
-                values = {name: float(value) for name, value in metrics.items()}
-                check_finite(values, progress.step)  # Before the state is overwritten.
-                if logs:
-                    self.report(values)
-            self.terminal.advance(progress.step)
-            if validates:
-                self.validate_and_save()
-            if number and not last:
-                self.save()
-                name = signal.Signals(number).name
-                raise Stopped(number, f"stopped by {name} after step {progress.step}; the same command goes on")
-        if progress.best_loss is None:  # Stopped before its first validation, and resumed with fewer steps.
-            self.validate_and_save()
+        settings, progress, terminal = self.settings, self.progress, self.terminal
+        assert terminal is not None
+        with contextlib.closing(self.batches(progress.step)) as batches:
+            while progress.step < settings.steps:
+                metrics = self.update(progress.step, next(batches))
+                progress.step += 1
+                if self.average is not None:
+                    self.average.update(self.task.model, progress.step)
+                last = progress.step == settings.steps
+                logs = last or progress.step % settings.log_every == 0
+                validates = last or progress.step % settings.valid_every == 0
+                number = signals.caught(logs or validates or progress.step % SIGNALS_EVERY == 0)
+                if logs or validates or number:  # Reading a metric waits for the device.
+                    values = {name: float(value) for name, value in metrics.items()}
+                    check_finite(values, progress.step)  # Before the state is overwritten.
+                    if logs:
+                        self.report(values, terminal)
+                terminal.advance(progress.step)
+                if validates:
+                    self.validate_and_save(terminal)
+                if number and not last:
+                    self.save()
+                    name = signal.Signals(number).name
+                    raise Stopped(number, f"stopped by {name} after step {progress.step}; the same command goes on")
+        if progress.best is None:  # Stopped before its first validation, and resumed with fewer steps.
+            self.validate_and_save(terminal)
 
-    def step(self, batch: Any) -> dict[str, Tensor]:
-        """One step with the randomness that belongs to it."""
-        number = self.progress.step
-        seed_everything(self.settings.seed, "step", number, self.accelerator.process_index)
-        metrics = train_step(
-            self.accelerator, self.trained, self.optimizer, self.task.compute_loss, batch, self.settings, number
+    def batches(self, first_step: int) -> Generator[Batch, None, None]:
+        """The batches of this process from a step on: numbers step * processes + rank."""
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        numbers = count(first_step * processes + rank, processes)
+        if self.accelerator.device.type != "cuda":
+            return read_ahead(self.task.batch, numbers, self.task.workers)
+        # Only pinned memory is copied to the device while the host goes on.
+        return read_ahead(
+            lambda number: tuple(tensor.pin_memory() for tensor in self.task.batch(number)), numbers, self.task.workers
         )
-        self.progress.step += 1
-        if self.average is not None:
-            self.average.update_parameters(self.model)
-        return metrics
 
-    def report(self, values: dict[str, float]) -> None:
+    def update(self, step: int, batch: Batch, purpose: str = "step") -> dict[str, Tensor]:
+        """One update with the randomness and the learning rate that belong to a step."""
+        seed_everything(self.settings.seed, purpose, step, self.accelerator.process_index)
+        share = schedule(step, self.settings)
+        for optimizer in self.task.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * share
+        metrics = self.task.update(step, send_to_device(batch, self.accelerator.device, non_blocking=True))
+        return {**metrics, "learning_rate": torch.tensor(self.settings.learning_rate * share, dtype=torch.float64)}
+
+    def report(self, values: dict[str, float], terminal: Terminal) -> None:
         """Write down a step's metrics."""
         if self.log is not None:
             self.log.scalars(self.progress.step, "train", values)
-        self.terminal.train(self.progress.step, values["loss"], self.task.audio_seconds)
+        terminal.train(self.progress.step, values["loss"], self.task.audio_seconds)
 
-    def validate_and_save(self) -> None:
+    def validate_and_save(self, terminal: Terminal) -> None:
         """Validate, release the model if it is the best so far, and save the state."""
-        candidate = self.average.module if self.average is not None else self.model
-        metrics = self.task.validate(candidate, self.log, self.progress.step, False)
-        check_finite(metrics, self.progress.step)
+        step, candidate = self.progress.step, self.task.model
+        if self.average is not None:
+            candidate = self.average.model
+            with contextlib.closing(self.batches(step)) as batches:
+                on_device = (send_to_device(batch, self.accelerator.device) for batch in batches)
+                self.task.settle(candidate, on_device)
+        metrics = self.task.validate(candidate, self.log, step, False)
+        check_finite(metrics, step)
         if self.log is not None:
-            self.log.scalars(self.progress.step, "valid", metrics)
-        self.terminal.valid(self.progress.step, metrics)
-        if self.progress.best_loss is None or metrics["loss"] < self.progress.best_loss:
-            self.progress.best_loss = metrics["loss"]
+            self.log.scalars(step, "valid", metrics)
+        terminal.valid(step, metrics)
+        if self.progress.best is None or metrics["loss"] < self.progress.best["loss"]:
+            self.progress.best = {"step": float(step), **metrics}
             if self.accelerator.is_main_process:
                 self.task.release(candidate)
         self.save()
@@ -155,78 +216,55 @@ class Run:
     def save(self) -> None:
         """Write the state; all processes wait for it, since launchers end them all when the first one leaves."""
         if self.accelerator.is_main_process:
-            save_state(self.state_path, self.parts, self.progress, self.config)
+            save_state(self.folder.state, self.parts, self.progress, self.folder.record)
         self.accelerator.wait_for_everyone()
 
     def close(self) -> None:
-        self.terminal.close()
-        if self.log is not None:
-            self.log.close()
+        if self.terminal is not None:
+            self.terminal.close()
 
 
-def train_step(
-    accelerator: Accelerator,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    compute_loss: Callable[[nn.Module, Batch, int], tuple[Tensor, dict[str, Tensor]]],
-    batch: Batch,
-    settings: TrainingConfig,
-    step: int,
-) -> dict[str, Tensor]:
-    """One optimiser step; the metrics hold the loss, the gradient's norm and the learning rate too."""
-    model.train()
-    rate = learning_rate(step, settings)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    loss, metrics = compute_loss(model, send_to_device(batch, accelerator.device, non_blocking=True), step)
-    accelerator.backward(loss)
-    norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return {
-        "loss": loss.detach(),
-        **metrics,
-        "gradient_norm": torch.as_tensor(norm),
-        "learning_rate": torch.tensor(rate, dtype=torch.float64),
-    }
+class StopSignals:
+    """Notes SIGTERM and SIGINT while its block runs, so that the state can be saved first.
 
+    A second Ctrl-C takes its usual course, except in a distributed run: there the launcher passes on to its processes
+    what a terminal or a cluster has sent them already.
+    """
 
-def rehearse(accelerator: Accelerator, task: Task, settings: TrainingConfig) -> None:
-    """Two steps, a short validation and a checkpoint with a copy of the model, so that mistakes show at once."""
-    seed_everything(settings.seed, "rehearsal")
-    model = copy.deepcopy(task.model)
-    optimizer = build_optimizer(model, settings)
-    batches = task.batches(0)
-    for step in range(2):
-        metrics = train_step(accelerator, model, optimizer, task.compute_loss, next(batches), settings, step)
-        check_finite({name: float(value) for name, value in metrics.items()}, step)
-    with tempfile.TemporaryDirectory() as folder:
-        with contextlib.closing(RunLog(Path(folder))) as log:
-            task.validate(model, log, 0, True)
-        save_state(Path(folder) / STATE, {"model": model, "optimizer": optimizer}, Progress(), {})
+    def __init__(self, device: torch.device):
+        self.device = device
+        self._caught = 0
+        self._before: dict[int, Any] = {}
 
+    def __enter__(self) -> StopSignals:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._before[number] = signal.signal(number, self._note)
+            except ValueError:  # Only the main thread may handle signals; elsewhere there are none to note.
+                break
+        return self
 
-def learning_rate(step: int, settings: TrainingConfig) -> float:
-    """Linear warm-up to the peak, then a cosine to zero at the last step (Loshchilov & Hutter, 2017)."""
-    if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
-    done = (step - settings.warmup_steps) / max(1, settings.steps - settings.warmup_steps)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
+    def caught(self, ask: bool) -> int:
+        """The signal that was caught, or 0.
 
-def build_optimizer(model: nn.Module, settings: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW, with weight decay on weight matrices only: not on biases, norms and scales, nor on codebooks."""
-    decayed, plain = [], []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            (plain if parameter.ndim < 2 or name.endswith("codebook") else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=settings.betas)
+        All processes of a distributed run get the same answer, whichever was signalled. To `ask` the others waits for
+        the device, so there the answer is 0 unless it is asked for, at the same steps by all.
+        """
+        if not is_distributed():
+            return self._caught
+        if not ask:
+            return 0
+        anywhere = sum_over_processes(torch.tensor([float(self._caught)], device=self.device))
+        return (self._caught or signal.SIGTERM) if anywhere.item() else 0
 
-
-def average_of(model: nn.Module, decay: float | None) -> AveragedModel | None:
-    """An exponential moving average of a model's weights; buffers are copied."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay is not None else None
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self._caught = number
+        if number == signal.SIGINT and not is_distributed():
+            signal.signal(number, self._before[number])
 
 
 def check_finite(metrics: Mapping[str, float], step: int) -> None:

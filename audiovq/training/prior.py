@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import copy
+import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from jaxtyping import Int64
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from audiovq.batching import evenly_spread, read_ahead
+from audiovq.batching import evenly_spread
 from audiovq.config import CodesConfig, PriorExperimentConfig
 from audiovq.data.splits import split_names
 from audiovq.devices import seed_everything
@@ -26,29 +25,35 @@ from audiovq.errors import SpeakerError, TokenError
 from audiovq.models.prior import CodePrior, PriorNetwork
 from audiovq.models.speakers import speaker_number
 from audiovq.tokens import CodeCrops, TokenSet, code_counts
-from audiovq.training.folder import open_run
+from audiovq.training.folder import RELEASE, open_run, start_accelerator
 from audiovq.training.log import RunLog
-from audiovq.training.loop import Task, fit
+from audiovq.training.loop import Batch, Task, fit
+from audiovq.training.optimization import build_optimizer, descend
 from audiovq.training.state import Progress
 
 
 @dataclass(frozen=True)
-class Part:
+class CodeSplit:
     """The utterances of a token data set that are trained or validated on."""
 
     tokens: TokenSet
     rows: list[int]
 
-    def counts(self) -> Int64[np.ndarray, "books codes"]:
-        """How often each code occurs, [Q, K], a row group in memory at a time.
+    def scan(self) -> tuple[Int64[np.ndarray, "books codes"], str]:
+        """How often each code occurs, [Q, K], and a digest of ids, speakers and codes, a row group in memory at a time.
 
         Raises:
             TokenError: there is a code outside the codebook, or a shard is damaged.
         """
-        total = np.zeros((self.tokens.info.num_codebooks, self.tokens.info.codebook_size), np.int64)
+        info = self.tokens.info
+        total = np.zeros((info.num_codebooks, info.codebook_size), np.int64)
+        digest = hashlib.sha256(info.weights_sha256.encode())
         for row in self.rows:
-            total += code_counts(self.tokens, self.tokens[row])
-        return total
+            found = self.tokens[row]
+            total += code_counts(self.tokens, found)
+            digest.update(json.dumps([found.utt_id, found.speaker, found.num_frames]).encode())
+            digest.update(np.ascontiguousarray(found.codes, dtype="<u2").tobytes())
+        return total, digest.hexdigest()
 
     def speakers(self, config: PriorExperimentConfig) -> Int64[np.ndarray, " rows"] | None:
         """Number of the speaker of each row of the whole set, for a prior that is told who speaks.
@@ -73,74 +78,97 @@ class Part:
         return numbers
 
 
-def train_prior(config: PriorExperimentConfig, output: str | Path, device: str = "auto") -> Progress:
+def train_prior(
+    config: PriorExperimentConfig, output: str | Path, device: str = "auto", force: bool = False
+) -> Progress:
     """Train a prior, or go on with the run that `output` holds.
 
     `output` receives `config.yaml`, `state.safetensors` (the last state), `release/` (the best prior so far, as
     `CodePrior.from_pretrained` reads it), `metrics.jsonl` and `tensorboard/`.
 
+    Args:
+        force: start anew; the run that `output` holds is removed once the new one has shown that it can begin.
+
     Raises:
-        ConfigError: `output` holds a run with another config or another tokenizer's codes, or there is no such device.
+        ConfigError: `output` holds a run with another config or other codes, or there is no such device.
         TokenError: a token data set is none, is damaged or empty, or holds codes outside the codebook, or the two are
             of different tokenizers.
         SpeakerError: the prior is to be told who speaks, and the data do not say it.
+        OutputExistsError: another process trains there, or `output` holds files that audiovq did not write.
+        CheckpointError: the state is damaged.
         Stopped: SIGTERM or SIGINT arrived; the state was saved first.
     """
-    output = Path(output)
     train, valid = read_parts(config)
     config = with_tokens(config, train)
-    speakers, valid_speakers = train.speakers(config), valid.speakers(config)
-    plain = config.model_dump(mode="json")
-    accelerator = open_run(output, plain, config.training, device)
-    counts = train.counts()
-    valid.counts()  # To find codes outside the codebook before anything is trained.
+    accelerator = start_accelerator(device, config.training)
+    task = PriorTask(config, train, valid, accelerator, Path(output) / RELEASE)
+    with open_run(
+        output, {"config": config.model_dump(mode="json"), "data": task.digests}, accelerator, force
+    ) as folder:
+        return fit(accelerator, task, config.training, folder)
 
-    seed_everything(config.training.seed, "model")
-    model = PriorNetwork(config.model_part())
-    crops = CodeCrops(
-        train.tokens,
-        train.rows,
-        model.pattern,
-        model.silence,
-        config.crop_frames,
-        config.batch_size,
-        config.training.seed,
-    )
 
-    def batch(index: int) -> tuple[Tensor, ...]:
-        steps = crops.batch(index)
-        return (steps,) if speakers is None else (steps, torch.from_numpy(speakers[crops.rows(index)]))
+class PriorTask(Task[PriorNetwork]):
+    """A network that predicts codes, under their cross-entropy."""
 
-    def batches(first_step: int) -> Iterator[tuple[Tensor, ...]]:
-        # Each process takes its own batches: numbers step * processes + rank. One thread, since it owns the token set.
-        processes, rank = accelerator.num_processes, accelerator.process_index
-        return read_ahead(batch, count(first_step * processes + rank, processes), threads=1)
+    def __init__(
+        self,
+        config: PriorExperimentConfig,
+        train: CodeSplit,
+        valid: CodeSplit,
+        accelerator: Accelerator,
+        released: Path,
+    ):
+        self.config, self.valid, self.accelerator, self.released = config, valid, accelerator, released
+        self.speakers, self.valid_speakers = train.speakers(config), valid.speakers(config)
+        # Both, to find codes outside the codebook before anything is trained.
+        (self.counts, of_train), (_, of_valid) = train.scan(), valid.scan()
+        self.digests = {"tokens": of_train, "valid_tokens": of_valid}
+        seed_everything(config.training.seed, "model")
+        self.model = PriorNetwork(config.model_part())
+        self.modules = {"model": self.model}
+        self.optimizers = {"generator": build_optimizer(self.model, config.training)}
+        self.crops = CodeCrops(
+            train.tokens,
+            train.rows,
+            self.model.pattern,
+            self.model.silence,
+            config.crop_frames,
+            config.batch_size,
+            config.training.seed,
+        )
+        seconds = config.crop_frames / train.tokens.info.frame_rate
+        self.audio_seconds = seconds * config.batch_size * accelerator.num_processes
+        self.workers = 1  # It owns the token set.
 
-    def compute_loss(network: nn.Module, batch: tuple[Tensor, ...], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        with accelerator.autocast():
+    def batch(self, index: int) -> Batch:
+        steps = self.crops.batch(index)
+        return (steps,) if self.speakers is None else (steps, torch.from_numpy(self.speakers[self.crops.rows(index)]))
+
+    def update(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        network = self.networks["model"].train()
+        with self.accelerator.autocast():
             logits = network(*batch)
         targets = batch[0][..., 1:]
-        loss = F.cross_entropy(logits.float().transpose(1, 2), targets, ignore_index=model.silence)
-        return loss, {"bits_per_code": loss.detach() / math.log(2)}
+        loss = F.cross_entropy(logits.float().transpose(1, 2), targets, ignore_index=self.model.silence)
+        norm = descend(self.accelerator, loss, network, self.optimizers["generator"], self.config.training.clip_norm)
+        return {"loss": loss.detach(), "bits_per_code": loss.detach() / math.log(2), "gradient_norm": norm}
 
-    def validate(network: nn.Module, log: RunLog | None, step: int, brief: bool) -> dict[str, float]:
-        assert isinstance(network, PriorNetwork)
-        chosen = Part(valid.tokens, evenly_spread(valid.rows, 2 if brief else config.training.valid_utterances))
-        return validate_prior(network, chosen, valid_speakers, counts, accelerator)
+    def validate(self, model: PriorNetwork, log: RunLog | None, step: int, brief: bool) -> dict[str, float]:
+        rows = evenly_spread(self.valid.rows, 2 if brief else self.config.training.valid_utterances)
+        chosen = CodeSplit(self.valid.tokens, rows)
+        return validate_prior(model, chosen, self.valid_speakers, self.counts, self.accelerator)
 
-    def release(network: nn.Module) -> None:
-        assert isinstance(network, PriorNetwork)
-        CodePrior(copy.deepcopy(network), config.model_part()).save_pretrained(output / "release")
-
-    seconds = config.crop_frames / train.tokens.info.frame_rate * config.batch_size * accelerator.num_processes
-    task = Task(model, compute_loss, batches, validate, release, seconds)
-    return fit(accelerator, task, config.training, plain, output)
+    def release(self, model: PriorNetwork) -> None:
+        network = PriorNetwork(self.config.model_part())  # On the CPU, for the release to freeze.
+        network.load_state_dict(model.state_dict())
+        CodePrior(network, self.config.model_part()).save_pretrained(self.released)
 
 
 @torch.no_grad()
 def validate_prior(
     network: PriorNetwork,
-    part: Part,
+    part: CodeSplit,
     speakers: Int64[np.ndarray, " rows"] | None,
     train_counts: Int64[np.ndarray, "books codes"],
     accelerator: Accelerator,
@@ -190,7 +218,7 @@ def cross_entropy(counts: Int64[np.ndarray, "books codes"], model: Int64[np.ndar
     return float((shares * lengths).sum(1).mean())
 
 
-def read_parts(config: PriorExperimentConfig) -> tuple[Part, Part]:
+def read_parts(config: PriorExperimentConfig) -> tuple[CodeSplit, CodeSplit]:
     """What is trained and what is validated on: two token data sets, or one of which a share is held out.
 
     Which utterances are held out depends on their ids alone. Utterances without frames are left out.
@@ -213,18 +241,18 @@ def read_parts(config: PriorExperimentConfig) -> tuple[Part, Part]:
     rows = {split: [row for row in whole.rows if splits[ids[row]] == split] for split in ("train", "dev")}
     if not rows["dev"]:
         raise TokenError(f"{train.folder}: holds too few utterances to hold any out, {len(ids)}; give valid_tokens")
-    return Part(train, rows["train"]), Part(valid, rows["dev"])
+    return CodeSplit(train, rows["train"]), CodeSplit(valid, rows["dev"])
 
 
-def _part(tokens: TokenSet, rows: Sequence[int]) -> Part:
+def _part(tokens: TokenSet, rows: Sequence[int]) -> CodeSplit:
     lengths = tokens.lengths
-    part = Part(tokens, [row for row in rows if lengths[row]])
+    part = CodeSplit(tokens, [row for row in rows if lengths[row]])
     if not part.rows:
         raise TokenError(f"{tokens.folder}: holds no utterances")
     return part
 
 
-def with_tokens(config: PriorExperimentConfig, train: Part) -> PriorExperimentConfig:
+def with_tokens(config: PriorExperimentConfig, train: CodeSplit) -> PriorExperimentConfig:
     """The config with the codes that are modelled, and with the speakers, if it is to be told and names none.
 
     Raises:
@@ -245,10 +273,3 @@ def with_tokens(config: PriorExperimentConfig, train: Part) -> PriorExperimentCo
         if not speakers:
             raise SpeakerError(f"{train.tokens.folder}: no utterance has a speaker; set speaker_dim=0")
     return config.model_copy(update={"codes": codes, "speakers": speakers})
-
-
-def best_validation(output: str | Path) -> dict[str, float]:
-    """The metrics of the validation at which the released prior was the best, from metrics.jsonl."""
-    lines = (Path(output) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    found = [line for line in map(json.loads, lines) if line["part"] == "valid"]
-    return min(found, key=lambda line: line["loss"])

@@ -40,8 +40,8 @@ ENCODEC_KBPS = 1.5
 """EnCodec's lowest bitrate: the nearest to one codebook, and its fastest setting."""
 SHORTEST_TIMING = 0.25
 """Seconds; a faster call is repeated within one measurement, and the mean taken."""
-COUNTED_SECONDS = 4
-"""Audio on which multiply-adds are counted: whole frames at 50, 62.5 and 75 frames a second."""
+COUNTED_SECONDS = 8
+"""Audio on which multiply-adds are counted: whole frames at 50, 62.5 and 75 frames a second, and whole pieces."""
 
 
 @dataclass

@@ -179,7 +179,7 @@ def speed_rows(measured: Measured) -> list[dict[str, Any]]:
 def measure_split(model: Path, corpora: dict[str, Path], scratch: Path) -> list[dict[str, Any]]:
     """Shares of the CPU time that reading, encoding and writing take, on one core."""
     from audiovq.audio.files import AudioSource
-    from audiovq.tokenization import commit, worker
+    from audiovq.tokenization import worker
 
     spent: dict[str, float] = defaultdict(float)
 
@@ -197,7 +197,7 @@ def measure_split(model: Path, corpora: dict[str, Path], scratch: Path) -> list[
     places = {
         "reading": [(AudioSource, "_piece"), (worker.Item, "open")],
         "encoding": [(worker, "_encode")],
-        "writing": [(commit, "commit_unit")],
+        "writing": [(worker, "commit_unit")],
     }
     rows = []
     with ExitStack() as patches:

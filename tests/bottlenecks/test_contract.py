@@ -8,13 +8,14 @@ import pytest
 import soundfile
 import torch
 
-from audiovq.bottlenecks import build_bottleneck
 from audiovq.config import (
     ExperimentConfig,
+    FSQConfig,
     GaussianConfig,
     GumbelConfig,
     NoBottleneckConfig,
     ReinforceConfig,
+    ResidualConfig,
     VQConfig,
     load_config,
 )
@@ -28,6 +29,11 @@ K = 16
 SETTINGS = {
     "vq": VQConfig(codebook_size=K, code_dim=4),
     "vq-ema": VQConfig(codebook_size=K, code_dim=None, update="ema"),
+    "residual": ResidualConfig(codebook_size=K, code_dim=4, num_codebooks=3),
+    "residual-ema": ResidualConfig(codebook_size=K, code_dim=None, num_codebooks=2, update="ema", dropout=0),
+    "fsq": FSQConfig(levels=[4, 4]),
+    "fsq-groups": FSQConfig(levels=[16], num_codebooks=3, dropout=0),
+    "fsq-residual": FSQConfig(levels=[2, 8], num_codebooks=3, structure="residual"),
     "gaussian": GaussianConfig(code_dim=4, kl_warmup_steps=10),
     "gaussian-plain": GaussianConfig(code_dim=None, free_nats=0.1),
     "gumbel": GumbelConfig(codebook_size=K, anneal_steps=10),
@@ -51,7 +57,7 @@ def build(tiny_config, settings):
 
     def make(seed: int = 0):
         seed_everything("build", seed)
-        bottleneck = build_bottleneck(tiny_config().model_copy(update={"bottleneck": settings}))
+        bottleneck = settings.build(tiny_config().model_copy(update={"bottleneck": settings}))
         train_step(bottleneck, torch.randn(4, DIM, 25), step=seed)
         return bottleneck
 
@@ -100,11 +106,12 @@ def test_codes_are_integers_below_the_codebook_size(build, settings, training, z
         assert output.codes is None
         assert (bottleneck.num_codebooks, bottleneck.codebook_size) == (0, 0)
     else:
-        assert output.codes.shape == (output.samples * BATCH, 1, FRAMES)
+        books = getattr(settings, "num_codebooks", 1)
+        assert output.codes.shape == (output.samples * BATCH, books, FRAMES)
         assert output.codes.dtype == torch.int64
         assert output.codes.min() >= 0
         assert output.codes.max() < K
-        assert (bottleneck.num_codebooks, bottleneck.codebook_size) == (1, K)
+        assert bottleneck.codebook_sizes == books * (K,)
 
 
 def test_encode_and_decode_agree_with_evaluation(build, settings, z):
@@ -116,7 +123,10 @@ def test_encode_and_decode_agree_with_evaluation(build, settings, z):
                 call(argument)
     else:
         assert len(output.codes.unique()) > 1
-        assert torch.equal(bottleneck.encode(z), output.codes)
+        codes, margin = bottleneck.encode(z)
+        assert torch.equal(codes, output.codes)
+        assert margin.shape == (BATCH, FRAMES)
+        assert (margin > 0).all()
         torch.testing.assert_close(bottleneck.decode(output.codes), output.latents)
 
 
@@ -266,7 +276,7 @@ def test_training_with_reinforce_changes_the_encoder_through_the_surrogate_loss_
     assert "encoder" in changed
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "gumbel", "reinforce", "none"])
+@pytest.mark.parametrize("kind", ["fsq", "gaussian", "gumbel", "reinforce", "none"])
 def test_type_is_overridden_with_its_own_defaults_and_what_the_sections_share(kind, tmp_path, tiny_config):
     import yaml
 
@@ -278,6 +288,7 @@ def test_type_is_overridden_with_its_own_defaults_and_what_the_sections_share(ki
     (tmp_path / "conf.yaml").write_text(yaml.safe_dump(data))
     found = load_config(tmp_path / "conf.yaml", [f"bottleneck.type={kind}"]).bottleneck
     shared = {
+        "fsq": {},
         "gaussian": {"code_dim": 3},
         "gumbel": {"codebook_size": 77},
         "reinforce": {"codebook_size": 77},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import pickle
 import shutil
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from audiovq.errors import AudioVQError
 from audiovq.tokens.codes_file import load_codes
 
 COMMANDS = ("encode", "tokenize")
@@ -250,3 +253,74 @@ def test_a_wrong_option_is_a_usage_error(run, model, tmp_path):
     assert (code, out) == (2, "")
     assert "Traceback" not in err
     assert "--outptu" in err
+
+
+# --- the machine, and what is shown ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EFBIG, errno.EACCES, errno.EROFS])
+def test_errors_of_the_system_name_the_output_and_leave_nothing(run, model, tmp_path, monkeypatch, number):
+    soundfile.write(tmp_path / "a.wav", noise(), 16000)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("numpy.savez_compressed", fail)
+    code, _, err = run("encode", model, tmp_path / "a.wav", "-o", tmp_path / "codes")
+    assert code == 2
+    assert_one_line(err, tmp_path / "codes/a.npz", os.strerror(number))
+    assert not list(tmp_path.rglob(".partial*"))
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "shown"),
+    [
+        (MemoryError(), 1, "audiovq: out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "audiovq: out of memory"),
+        (KeyboardInterrupt(), 130, ""),
+        (AudioVQError("a\x1b[2Jb"), 2, "audiovq: a\\x1b[2Jb"),
+        (ZeroDivisionError("a bug"), 1, "Traceback"),
+        (EOFError("a bug"), 1, "Traceback"),
+    ],
+)
+def test_every_error_has_its_exit_code(run, tmp_path, monkeypatch, error, code, shown):
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("audiovq.models.release.locate", fail)
+    found, out, err = run("info", tmp_path)
+    assert (found, out) == (code, "")
+    assert shown in err
+    assert ("Traceback" in err) == (shown == "Traceback")
+
+
+class Pipe(io.StringIO):
+    """A stream that nobody reads, or whose disk is full."""
+
+    def __init__(self, number: int):
+        super().__init__()
+        self.number = number
+
+    def write(self, text: str) -> int:
+        raise OSError(self.number, os.strerror(self.number))
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EPIPE, 0), (errno.ENOSPC, 2)])
+def test_a_reader_who_leaves_stops_nothing(run, model, tmp_path, monkeypatch, number, code):
+    soundfile.write(tmp_path / "a.wav", noise(), 16000)
+    monkeypatch.setattr("sys.stdout", Pipe(number))
+    found, _, err = run("encode", model, tmp_path / "a.wav", "-o", tmp_path / "codes")
+    assert found == code
+    assert (tmp_path / "codes/a.npz").exists()
+    assert err.count("\n") == code // 2
+
+
+def test_what_a_killed_run_left_goes_when_a_command_writes_there(run, model, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(), 16000)
+    (tmp_path / "codes/.partial-gone/new").mkdir(parents=True)
+    (tmp_path / "codes/.partial-gone.npz").write_text("half")
+    (tmp_path / "codes/.partial-mine").mkdir()
+    (tmp_path / "codes/.partial-mine/thesis.tex").write_text("years of work")
+    assert run("encode", model, tmp_path / "a.wav", "-o", tmp_path / "codes")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "codes").iterdir()) == [".partial-mine", "a.npz"]

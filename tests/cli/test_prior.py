@@ -302,3 +302,22 @@ def test_a_prior_and_a_model_that_do_not_belong_together_are_refused(run, tiny_t
     assert code == 2
     assert_one_line(err, f"{prior}: is a prior, expected a tokenizer")
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--seconds", "1e18", "--num", 1], "GiB of memory"),
+        (["--seconds", "1e9", "--num", 1], "GiB of memory"),
+        (["--seconds", "1e308"], "some time"),
+        (["--seconds", "nan"], "some time"),
+        (["--seconds", "-1"], "some time"),
+        (["--num", 10**9, "--seconds", 0.1], "at most 1000000 utterances"),
+        (["--device", "meta"], "device 'meta' cannot be used"),
+    ],
+)
+def test_what_fits_no_memory_is_refused_before_any_is_taken(sample, tmp_path, options, part):
+    code, out, err = sample("--output", tmp_path / "new", *options)
+    assert (code, out) == (2, "")
+    assert_one_line(err, part)
+    assert not (tmp_path / "new").exists()

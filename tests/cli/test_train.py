@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 from pathlib import Path
 
@@ -62,6 +63,7 @@ def test_a_run_leaves_a_model_to_use_and_is_not_repeated(train, config, tmp_path
     assert [line.split("  ")[0] for line in err.splitlines()] == [f"step {n}/4" for n in (2, 2, 4, 4)]
     assert AudioTokenizer.from_pretrained(output / "release", "cpu").codebook_size == 16
     assert {path.name for path in output.iterdir()} == {
+        ".lock",
         "config.yaml",
         "metrics.jsonl",
         "release",
@@ -89,18 +91,18 @@ def test_a_changed_setting_is_refused_and_force_starts_anew(train, config, tmp_p
 
 @pytest.mark.parametrize(("number", "expected"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_the_state_and_the_same_command_goes_on(train, config, tmp_path, monkeypatch, number, expected):
-    from audiovq.training import loop
+    from audiovq.training.autoencoder import AutoencoderTask
 
     assert train(config, "-o", tmp_path / "whole")[0] == 0
-    original = loop.train_step
+    original = AutoencoderTask.update
 
-    def signalled(*arguments):
-        if arguments[-1] == 2:
+    def signalled(task, step, batch):
+        if step == 2:
             os.kill(os.getpid(), number)
-        return original(*arguments)
+        return original(task, step, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", signalled)
+        patch.setattr(AutoencoderTask, "update", signalled)
         code, out, err = train(config, "-o", tmp_path / "parts")
     assert (code, out) == (expected, "")
     last = err.splitlines()[-1]
@@ -153,3 +155,23 @@ def test_a_pickle_in_place_of_the_state_is_one_line(train, config, tmp_path):
     assert code == 2
     assert_one_line(err, output / "state.safetensors", "is no training state or is damaged")
     assert [path.name for path in output.iterdir()] == ["state.safetensors"]
+
+
+def test_a_full_disk_is_one_line_and_keeps_the_old_state(train, config, tmp_path):
+    output = tmp_path / "exp"
+    assert train(config, "-o", output)[0] == 0
+    kept = ("state.safetensors", "metrics.jsonl", "release/model.safetensors")
+    before = {name: (output / name).read_bytes() for name in kept}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # Room for the log, none for the state.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before["state.safetensors"]) - 1000, limits[1]))
+    try:
+        code, out, err = train(config, "-o", output, "training.steps=6", "training.valid_every=6")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (code, out) == (2, "")
+    assert_one_line(err.splitlines(keepends=True)[-1], output, "File too large")
+    assert "Traceback" not in err
+    assert (output / "state.safetensors").read_bytes() == before["state.safetensors"]
+    assert (output / "metrics.jsonl").read_bytes().startswith(before["metrics.jsonl"])
+    assert not list(output.rglob(".partial-*"))

@@ -8,7 +8,6 @@ import io
 import os
 import tarfile
 import tracemalloc
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ import soundfile
 import torch
 
 from audiovq.audio.files import load_audio
-from audiovq.data.sources import Item, _measure, list_items
+from audiovq.data.sources import Item, list_items, with_seconds
 from audiovq.errors import AudioError, ManifestError
 
 
@@ -68,7 +67,7 @@ def test_a_folder_is_listed_by_relative_names_with_its_tars(tmp_path):
     inside.unlink()
     (tmp_path / ".hidden.wav").write_bytes(b"")
     (tmp_path / "notes.txt").write_text("no audio")
-    items = list(list_items([tmp_path]))
+    items = list(with_seconds(list_items([tmp_path])))
     assert [(item.id, item.seconds) for item in items] == [("a", 0.25), ("b_two_words", 0.3), ("june_first", 0.1)]
 
 
@@ -275,7 +274,7 @@ def test_a_failure_of_the_machine_is_no_length(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "open", fail)
     with pytest.raises(OSError, match="Too many open files"):
-        _measure(replace(item, seconds=None))
+        list(with_seconds([item]))
 
 
 def test_inputs_that_cannot_be_used(tmp_path):
@@ -300,5 +299,5 @@ def test_inputs_that_cannot_be_used(tmp_path):
 
 def test_a_file_that_cannot_be_opened_is_listed_for_later(tmp_path):
     (tmp_path / "bad.wav").write_text("no audio")
-    (item,) = list_items([tmp_path])
+    (item,) = with_seconds(list_items([tmp_path]))
     assert (item.id, item.seconds) == ("bad", 0.0)

@@ -196,3 +196,16 @@ def test_a_code_strip_has_a_row_a_codebook_and_a_colour_a_code():
 def test_the_histogram_falls_from_the_top_and_ends_at_the_unused_codes():
     assert histogram_path(np.array([0, 3, 0, 1])) == "M0 100V0.00H25.00V50.00H50.00V100.00H75.00V100.00H100.00V100Z"
     assert histogram_path(np.arange(100_000)).count("H") == 256
+
+
+def test_texts_that_are_no_unicode_are_shown_and_written(evaluation, tmp_path):
+    scores = evaluation.examples[0].scores
+    strange = dataclasses.replace(
+        scores, utterance=dataclasses.replace(scores.utterance, text="a\ud800\u2028b", speaker="\udcff")
+    )
+    other = dataclasses.replace(
+        evaluation, data="\udcff.jsonl", examples=[dataclasses.replace(evaluation.examples[0], scores=strange)]
+    )
+    page = report.write_report(other, tmp_path)
+    assert "a\\ud800\u2028b" in page.read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "metrics.json").read_text())["data"]["name"] == "\udcff.jsonl"

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from audiovq.config import LossConfig
-from audiovq.losses.reconstruction import FLOOR, MuLawLoss, ReconstructionLoss, SpectralDistance, build_loss
+from audiovq.losses.reconstruction import FLOOR, Magnitude, MuLawLoss, ReconstructionLoss, SpectralDistance, build_loss
 
 ZERO = {"l1": 0, "l2": 0, "mel": 0, "stft": 0}
 TERMS = ["l1", "l2", "mel", "stft"]
@@ -108,6 +108,20 @@ def test_every_term_pulls_towards_the_reference(term, pair):
     (gradient,) = torch.autograd.grad(before, y)
     step = 1e-3 * y.detach().norm() * gradient / gradient.norm()
     assert loss(y.detach() - step, x)[0].sum() < before
+
+
+@pytest.mark.parametrize("size", [16, 17, 2])
+def test_the_slopes_of_magnitudes_are_those_of_finite_differences(size):
+    pieces = torch.randn(2, 3, size, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(Magnitude.apply, pieces)
+
+
+def test_magnitudes_below_the_floor_have_no_slope():
+    quiet = (0.01 * FLOOR * torch.randn(3, 16)).requires_grad_()
+    magnitude = Magnitude.apply(quiet)
+    assert torch.equal(magnitude, torch.full((3, 9), FLOOR))
+    magnitude.sum().backward()
+    assert torch.equal(quiet.grad, torch.zeros(3, 16))
 
 
 def test_terms_of_weight_zero_are_not_computed(pair, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from audiovq.models.autoencoder import Autoencoder
-from audiovq.nn.conv import Stream
+from audiovq.nn.stream import Stream
 
 HOP = 20
 
@@ -92,7 +92,7 @@ def test_under_autocast_the_bottleneck_and_the_waveform_stay_in_float32(tiny_con
 def test_pieces_of_any_length_through_streams_give_what_the_whole_gives(autoencoder, mini_speech):
     wave = mini_speech[None, :, : 60 * HOP]
     down, up = Stream(), Stream()
-    latents = [autoencoder.encode(piece, down) for piece in wave.split([n * HOP for n in (1, 7, 2, 50)], dim=-1)]
+    latents = [autoencoder.encoder(piece, down) for piece in wave.split([n * HOP for n in (1, 7, 2, 50)], dim=-1)]
     torch.testing.assert_close(torch.cat(latents, -1), autoencoder.encode(wave), atol=1e-5, rtol=1e-5)
-    decoded = torch.cat([autoencoder.decode(piece, up) for piece in latents], -1)
+    decoded = torch.cat([autoencoder.decoder(piece, up) for piece in latents], -1)
     torch.testing.assert_close(decoded, autoencoder.decode(autoencoder.encode(wave)), atol=1e-4, rtol=1e-4)

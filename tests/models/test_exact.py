@@ -7,9 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from audiovq.audio.files import load_audio
-from audiovq.bottlenecks import choice
-from audiovq.models.exact import TieBreaker
-from audiovq.models.streaming import StreamingEncoder
+from audiovq.models.exact import SAFETY, ExactCodes
 
 HOP = 20
 
@@ -26,7 +24,11 @@ def undecided(tiny_tokenizer, speech, request):
     """A tokenizer whose codes stand in pairs with latents of the speech half way between, to within rounding."""
     tokenizer = tiny_tokenizer("istft", request.param)
     bottleneck = tokenizer.model.bottleneck
-    features = bottleneck.choice(tokenizer.model.encode(speech[None])).features[::400][:16]
+    latents = tokenizer.model.encode(speech[None])
+    features = bottleneck.project_in(latents.mT)
+    if bottleneck.config.normalize:
+        features = bottleneck.batch_norm.by_averages(features.mT).mT
+    features = features[0, ::400][:16]
     with torch.no_grad():
         offset = 0.1 * features.norm(dim=-1, keepdim=True) * F.normalize(torch.randn_like(features), dim=-1)
         offset = offset - features * (offset * features).sum(-1, keepdim=True) / features.square().sum(-1, keepdim=True)
@@ -41,7 +43,7 @@ def encode_in_many_ways(tokenizer, speech):
     batch = tokenizer.encode(torch.stack([shorter, speech, speech.roll(500)]), 16000)[1:2]
     ways = {"whole": whole, "batch": batch}
     for frames in (1, 7, 160, 1000):
-        stream = StreamingEncoder(tokenizer)
+        stream = tokenizer.stream_encoder()
         pieces = speech[None, :, : max(frames * HOP * 50, 1)].split(frames * HOP, -1)
         ways[f"pieces of {frames}"] = torch.cat([stream(piece) for piece in pieces], -1)
     threads = torch.get_num_threads()
@@ -59,29 +61,30 @@ def test_near_ties_come_out_the_same_however_the_signal_comes(undecided, speech)
 
 def test_rounding_would_decide_them_otherwise(undecided, speech, monkeypatch):
     """The test above can fail."""
-    monkeypatch.setattr(TieBreaker, "settle", lambda *_: None)
+    monkeypatch.setattr(ExactCodes, "settle", lambda *_: None)
+    monkeypatch.setattr("audiovq.bottlenecks.choice.SCORE_ERROR", 0)
     whole, ways = encode_in_many_ways(undecided, speech)
     assert not all(torch.equal(codes, whole[..., : codes.shape[-1]]) for codes in ways.values())
 
 
 def test_they_are_settled_as_double_precision_would_have_it(undecided, speech):
-    exact = TieBreaker(undecided.model)
-    latents = exact._encoder(speech[None].double())
-    expected = exact._bottleneck.choice(latents).first_codes()
-    assert torch.equal(undecided.encode(speech, 16000).flatten(), expected)
+    exact = undecided.exact
+    expected, _ = exact._bottleneck.encode(exact._encoder(speech[None].double()))
+    assert torch.equal(undecided.encode(speech, 16000), expected)
 
 
 def test_few_frames_of_speech_are_near_ties(tokenizer, speech):
-    bottleneck = tokenizer.model.bottleneck
-    _, near_ties = bottleneck.choice(tokenizer.model.encode(speech[None])).codes_and_near_ties()
+    latents = tokenizer.model.encode(speech[None])
+    near_ties = tokenizer.exact.near_ties(latents, tokenizer.model.bottleneck.encode(latents)[1])
     assert near_ties.float().mean() < 0.005
 
 
 def test_latents_are_within_the_error_that_is_allowed_for(tokenizer, speech):
     latents = tokenizer.model.encode(speech[None])
-    exact = TieBreaker(tokenizer.model)._encoder(speech[None].double())
+    exact = tokenizer.exact._encoder(speech[None].double())
     error = (latents - exact).norm(dim=1) / exact.norm(dim=1)
-    assert error.max() < choice.LATENT_ERROR * torch.finfo(torch.float32).eps
+    assert error.max() < tokenizer.exact.latent_error
+    assert error.max() > tokenizer.exact.latent_error / SAFETY / 10
 
 
 def test_a_signal_that_is_one_tie_is_settled_at_once(tiny_tokenizer, monkeypatch):
@@ -91,10 +94,10 @@ def test_a_signal_that_is_one_tie_is_settled_at_once(tiny_tokenizer, monkeypatch
     with torch.no_grad():
         tokenizer.model.bottleneck.codebook[:] = tokenizer.model.bottleneck.codebook[0]
     lengths = []
-    encoder = tokenizer.ties._encoder
+    encoder = tokenizer.exact._encoder
     monkeypatch.setattr(encoder, "forward", lambda x, f=encoder.forward: (lengths.append(x.shape[-1]), f(x))[1])
     assert tokenizer.encode(still, 16000).unique().tolist() == [0]
-    assert lengths == [200 * HOP]
+    assert len(lengths) == 1
 
 
 def test_the_receptive_field_is_what_a_frame_depends_on(tokenizer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import pickle
@@ -11,6 +12,7 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
+from safetensors.torch import load_file, save_file
 
 from audiovq.errors import CheckpointError
 from audiovq.models.tokenizer import AudioTokenizer
@@ -223,3 +225,62 @@ def test_push_uploads_a_whole_release(tokenizer, monkeypatch):
         "files": ["README.md", "config.json", "model.safetensors"],
         "hash": tokenizer.weights_sha256,
     }
+
+
+# --- hostile or broken, but well formed -------------------------------------------------------------------------
+
+
+def rewrite(folder: Path, change) -> None:
+    """Write the weights again with one tensor changed; `change` gets the first floating-point one."""
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    name = next(name for name, tensor in weights.items() if tensor.is_floating_point())
+    save_file({**weights, name: change(weights[name])}, path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(release, tokenizer, tmp_path, value):
+    rewrite(release, lambda tensor: tensor.clone().index_fill_(0, torch.tensor(0), value))
+    refuses(release, "tensor '.*' holds NaN or infinite values")
+    broken = copy.deepcopy(tokenizer)
+    next(broken.model.parameters()).fill_(value)
+    with pytest.raises(CheckpointError, match="holds NaN or infinite values"):
+        broken.save_pretrained(tmp_path / "broken")
+    assert not (tmp_path / "broken").exists()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_on_disk_becomes_the_network_s_own(release, tokenizer, dtype):
+    path = release / "model.safetensors"
+    halves = {name: t.to(dtype) if t.is_floating_point() else t for name, t in load_file(path).items()}
+    save_file(halves, path)
+    loaded = AudioTokenizer.from_pretrained(release, "cpu").model.state_dict()
+    for name, tensor in tokenizer.model.state_dict().items():
+        assert loaded[name].dtype == tensor.dtype
+        assert torch.equal(loaded[name], halves[name].to(tensor.dtype))
+
+
+def test_other_number_formats_are_refused(release):
+    rewrite(release, lambda tensor: tensor.double())
+    refuses(release, "instead of F32")
+
+
+@pytest.mark.parametrize(("key", "value"), [("latent_dim", 2**20), ("sample_rate", 0), ("sample_rate", 10**9)])
+def test_a_config_that_asks_for_more_than_the_file_holds(release, key, value):
+    config = json.loads((release / "config.json").read_text())
+    edit_config(release, model={**config["model"], key: value})
+    refuses(release, "weights do not fit the config|sample_rate")
+
+
+@pytest.mark.parametrize("layers", [1000, 10**7])
+def test_a_config_of_very_many_layers_is_refused_before_they_are_built(release, layers):
+    config = json.loads((release / "config.json").read_text())
+    config["model"]["decoder"] = {"type": "istft", "dim": 12, "layers": layers, "subframes": 2}
+    edit_config(release, model=config["model"])
+    refuses(release, r"asks for more than \d+ tensors|decoder.layers")
+
+
+@pytest.mark.parametrize("text", ["[" * 10**6, '{"a": 1, "a": 2}', '{"a": NaN}', "9" * 5000, '{"format_version": []}'])
+def test_json_that_is_strange(release, text):
+    (release / "config.json").write_text(text)
+    refuses(release, "config.json")

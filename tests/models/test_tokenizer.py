@@ -14,8 +14,6 @@ from audiovq.audio.files import AudioSource, load_audio, save_audio
 from audiovq.audio.resampling import resample
 from audiovq.errors import AudioError, TokenError
 from audiovq.models import tokenizer as tokenizer_module
-from audiovq.models.autoencoder import Autoencoder
-from audiovq.models.streaming import StreamingDecoder, StreamingEncoder
 
 HOP = 20
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
@@ -85,15 +83,18 @@ def test_decoding_in_a_batch_changes_no_sample_of_an_item(tokenizer, frames):
 
 def test_the_network_is_given_signals_of_few_lengths(tokenizer, mini_speech, monkeypatch):
     lengths = []
-    encode = Autoencoder.encode
-    monkeypatch.setattr(Autoencoder, "encode", lambda *given: lengths.append(given[1].shape[-1]) or encode(*given))
+    encoder = tokenizer.model.encoder
+    forward = encoder.forward
+    monkeypatch.setattr(encoder, "forward", lambda *given: lengths.append(given[0].shape[-1]) or forward(*given))
+    assert tokenizer.exact.latent_error > 0  # It has encoded its probe.
+    lengths.clear()
     monkeypatch.setattr(tokenizer_module, "CHUNK_SECONDS", 0.75)
     for samples in (1, 4000, 4001, 11999, 12001, 31000):
         codes = tokenizer.encode(mini_speech[:, :samples], 16000)
         assert codes.shape[-1] == tokenizer.num_frames(samples)
-    assert lengths == [4000, 4000, 8000, 12000, 12000, 4000, 12000, 12000, 8000]
+    assert lengths == [5120, 5120, 5120, 10240, 5120, 10240, 5120, 10240, 10240, 10240, 5120]
     assert tokenizer.encode(mini_speech.expand(3, 1, -1)[..., :9000], 16000).shape == (3, 1, 450)
-    assert lengths[-3:] == [4000] * 3
+    assert lengths[-3:] == [5120] * 3
 
 
 @pytest.mark.parametrize("frames", [3, 64, 1599])
@@ -112,7 +113,7 @@ def test_chunks_give_what_the_whole_gives(tokenizer, mini_speech, in_chunks, fra
 def test_a_stream_gives_what_the_whole_gives(tokenizer, mini_speech, pieces, rest):
     wave = mini_speech[None, :, 4000 : 4000 + HOP * sum(pieces) + rest]
     sizes = [n * HOP for n in pieces] + [rest] * (rest > 0)
-    encode, decode = StreamingEncoder(tokenizer), StreamingDecoder(tokenizer)
+    encode, decode = tokenizer.stream_encoder(), tokenizer.stream_decoder()
     codes = [encode(piece) for piece in wave.split(sizes, dim=-1)]
     assert torch.equal(torch.cat(codes, -1), tokenizer.encode(wave, 16000))
     decoded = torch.cat([decode(piece) for piece in codes], -1)
@@ -120,7 +121,7 @@ def test_a_stream_gives_what_the_whole_gives(tokenizer, mini_speech, pieces, res
 
 
 def test_a_stream_ends_with_a_piece_that_is_no_whole_frames(tokenizer):
-    stream = StreamingEncoder(tokenizer)
+    stream = tokenizer.stream_encoder()
     stream(torch.randn(1, 1, 2 * HOP))
     stream(torch.randn(1, 1, HOP + 1))
     with pytest.raises(AudioError, match="multiple of 20 samples"):

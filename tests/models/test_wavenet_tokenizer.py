@@ -10,7 +10,6 @@ from audiovq.audio.signal import MU_LAW_CLASSES, mu_law_decode
 from audiovq.errors import SpeakerError, TokenError
 from audiovq.models import tokenizer as tokenizer_module
 from audiovq.models.autoencoder import Autoencoder
-from audiovq.models.streaming import StreamingDecoder
 from audiovq.models.tokenizer import AudioTokenizer
 
 HOP = 20
@@ -44,20 +43,28 @@ def test_codes_speaker_and_seed_decide(tokenizer):
 
 
 def test_an_item_is_the_same_alone_and_in_a_batch(tokenizer):
-    given = codes(3)
-    together = tokenizer.decode(given, speaker="june")
+    given, seeds = codes(3), [7, 8, 7]
+    together = tokenizer.decode(given, speaker="june", seed=seeds)
     assert len({tuple(wave.flatten().tolist()) for wave in together}) == 3
     for item in range(3):
-        assert torch.equal(tokenizer.decode(given[item], speaker="june")[0], together[item])
+        assert torch.equal(
+            tokenizer.decode(given[item], speaker="june", seed=seeds[item : item + 1])[0], together[item]
+        )
     # Padding behind an item changes nothing of it.
-    assert torch.equal(tokenizer.decode(given[:, :, :5], speaker="june"), together[..., : 5 * HOP])
+    shorter = tokenizer.decode(given[:, :, :5], speaker="june", seed=seeds)
+    assert torch.equal(shorter, together[..., : 5 * HOP])
+
+
+def test_items_of_a_batch_draw_their_own_random_numbers(tokenizer):
+    first, second = tokenizer.decode(codes().repeat(2, 1, 1), speaker="june")
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("frames", [1, 5, 11])
 def test_chunks_files_and_streams_give_what_the_whole_gives(tokenizer, tmp_path, monkeypatch, frames):
     given = codes()
     wave = tokenizer.decode(given, 235, speaker="june", seed=3)
-    stream = StreamingDecoder(tokenizer, "june", seed=3)
+    stream = tokenizer.stream_decoder(speaker="june", seed=3)
     pieces = [stream(piece) for piece in given.split([2, 9, 1], -1)]
     assert torch.equal(torch.cat(pieces, -1)[..., :235], wave)
 
@@ -119,7 +126,7 @@ def test_a_speaker_that_is_missing_or_unknown(tokenizer, mini_speech, tmp_path, 
         lambda: tokenizer.decode(codes(), speaker=speaker),
         lambda: tokenizer.decode_to_file(codes()[0], tmp_path / "a.wav", speaker=speaker),
         lambda: tokenizer.reconstruct(wave, 16000, speaker=speaker),
-        lambda: StreamingDecoder(tokenizer, speaker),
+        lambda: tokenizer.stream_decoder(speaker=speaker),
     ):
         with pytest.raises(SpeakerError) as caught:
             call()

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audiovq.nn.conv import CausalConv1d, CausalConvTranspose1d, CausalSequential, ResidualUnit, Stream
+from audiovq.nn.conv import CausalConv1d, CausalConvTranspose1d, CausalSequential, ResidualUnit
+from audiovq.nn.stream import Stream
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiovq.nn.conv import Stream
 from audiovq.nn.istft import ConvNeXtBlock, ISTFTHead
+from audiovq.nn.stream import Stream
 
 
 def spectra(head: ISTFTHead, x: Tensor) -> np.ndarray:

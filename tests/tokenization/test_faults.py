@@ -16,14 +16,15 @@ import pytest
 import soundfile
 
 from audiovq.audio.files import load_audio
-from audiovq.data.sources import list_items
+from audiovq.data.sources import list_items, with_seconds
 from audiovq.errors import WorkerError
 from audiovq.files import atomic_path, remove_stale_partials
-from audiovq.tokenization import local
+from audiovq.tokenization import engines
 from audiovq.tokenization.plan import plan_units
 from audiovq.tokenization.run import tokenize
-from audiovq.tokenization.worker import Job, Settings
+from audiovq.tokenization.worker import EncodingSettings, TokenizingJob
 from audiovq.tokens import TokenSet
+from audiovq.tokens.records import Sidecar, read_record
 from audiovq.tokens.verify import verify_tokens
 
 pytestmark = [
@@ -115,12 +116,12 @@ def test_two_runs_that_meet_leave_one_valid_set(speech, model, undisturbed, tmp_
 
 def test_a_worker_that_is_killed_is_told_and_the_next_run_goes_on(speech, model, undisturbed, tmp_path, monkeypatch):
     started = []
-    original = local._start
-    monkeypatch.setattr(local, "_start", lambda *given: started.append(original(*given)) or started[-1])
+    original = engines._start
+    monkeypatch.setattr(engines, "_start", lambda *given: started.append(original(*given)) or started[-1])
     output = tmp_path / "codes"
     tokenizer_info = json.loads(undisturbed["tokenizer.json"])
-    job = Job(str(model), tokenizer_info["weights_sha256"], output, Settings(), "cpu")
-    records = local.run_processes(job, plan_units(list_items([speech]), UNIT), 2)
+    job = TokenizingJob(str(model), tokenizer_info["weights_sha256"], output, EncodingSettings(), "cpu")
+    records = engines.run_processes(job, plan_units(with_seconds(list_items([speech])), UNIT), 2)
     first = next(records)
     os.kill(started[1].process.pid, signal.SIGKILL)
     with pytest.raises(WorkerError, match=r"a worker was killed by SIGKILL .*what was done is kept"):
@@ -128,7 +129,7 @@ def test_a_worker_that_is_killed_is_told_and_the_next_run_goes_on(speech, model,
     assert not started[0].process.is_alive()
     kept = shards(output)
     assert len(kept) >= 1
-    assert first["shard_sha256"] in {json.loads(path.read_text())["shard_sha256"] for path in output.glob("_units/*")}
+    assert first.shard_sha256 in {read_record(path, Sidecar).shard_sha256 for path in output.glob("_units/part*")}
     assert kept.items() <= undisturbed.items()
 
 
@@ -137,7 +138,7 @@ def test_workers_end_with_the_process_that_started_them(speech, model, tmp_path,
     pids = tmp_path / "pids"
 
     def run() -> None:
-        original = local._start
+        original = engines._start
 
         def start(*given):
             worker = original(*given)
@@ -145,7 +146,7 @@ def test_workers_end_with_the_process_that_started_them(speech, model, tmp_path,
                 file.write(f"{worker.process.pid}\n")
             return worker
 
-        local._start = start
+        engines._start = start
         tokenize(model, [speech], tmp_path / "codes", processes=2, unit_seconds=UNIT)
 
     child = fork(run)

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audiovq.data.sources import Item, Member
-from audiovq.tokenization.plan import LONGEST, SHORTEST, Plan, Unit, own_units, plan_units
+from audiovq.errors import TokenError
+from audiovq.tokenization.plan import LONGEST, SHORTEST, TokenizingRequest, Unit, inputs_sha256, own_units, plan_units
 
 
 def make_items(seconds: list[float]) -> list[Item]:
@@ -79,12 +80,23 @@ def test_a_unit_is_sent_as_text():
     assert Unit.from_json(unit.name, unit.to_json()) == unit
 
 
-def test_the_record_of_a_plan_tells_it_from_others():
-    items = make_items([1.0, 2.0, 3.0])
-    record = Plan(plan_units(items)).record
-    assert record == Plan(plan_units(make_items([1.0, 2.0, 3.0]))).record
-    for other in (Plan(plan_units(items), 5.0), Plan(plan_units(items[::-1])), Plan(plan_units(items, 1.0))):
-        assert other.record != record
+def test_a_length_that_was_measured_is_no_part_of_identity():
+    listed = [replace(item, seconds=None) for item in make_items([1.0, 2.0, 3.0])]
+    assert inputs_sha256(listed) == inputs_sha256(make_items([1.0, 0.0, 7.0]))
+    assert inputs_sha256(listed) != inputs_sha256(listed[::-1])
+
+
+def test_units_on_disk_are_those_that_were_planned(tmp_path):
+    items = [*make_items([1.0, 2.0]), Item("missing", "/missing.wav"), *make_items([3.0, 1.5])]
+    request = TokenizingRequest(items, "ab" * 32, None, 2.0)
+    plan = request.plan()
+    assert (plan.utterances, plan.seconds) == (5, [0.0])
+    units = request.units(plan)
+    assert len(units) == plan.units > 2
+    assert [item.id for unit in units for item in unit.items] == [item.id for item in items]
+    for wrong in ({"sizes": [5]}, {"seconds": [1.0]}, {"plan_sha256": "0" * 64}):
+        with pytest.raises(TokenError, match="does not fit its own hash"):
+            request.units(replace(plan, **wrong))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux to tell the peak of memory")
@@ -102,13 +114,17 @@ def test_a_hundred_thousand_utterances_are_planned_in_ten_seconds_and_300_megaby
     program = f"""
 import json, sys, time
 start = time.perf_counter()
+from dataclasses import asdict
 from pathlib import Path
 from audiovq.data.sources import list_items
-from audiovq.tokenization.plan import Plan, plan_units
-record = Plan(plan_units(list_items([Path({str(manifest)!r})]))).record
+from audiovq.tokenization.plan import TokenizingRequest
+from audiovq.tokens.records import PlanRecord, parse_record
+request = TokenizingRequest(list(list_items([Path({str(manifest)!r})])), "ab" * 32)
+plan = parse_record(json.dumps(asdict(request.plan())), PlanRecord, "plan")
+hashes = [unit.content_hash for unit in request.units(plan)]
 seconds = time.perf_counter() - start
 peak = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(json.dumps([record["utterances"], record["units"], seconds, peak, "torch" in sys.modules]))
+print(json.dumps([plan.utterances, len(hashes), seconds, peak, "torch" in sys.modules]))
 """
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True).stdout
     utterances, units, seconds, peak, torch_loaded = json.loads(out)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import os
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,13 @@ from audiovq.audio.resampling import resample
 from audiovq.batching import batch_by_length
 from audiovq.data.manifest import write_manifest
 from audiovq.data.sources import Item, list_items
-from audiovq.errors import ConfigError, OutputExistsError, TokenError, WorkerError
-from audiovq.tokenization import local, worker
+from audiovq.errors import CheckpointError, ConfigError, ManifestError, OutputExistsError, TokenError, WorkerError
+from audiovq.models.tokenizer import AudioTokenizer
+from audiovq.tokenization import engines, worker
+from audiovq.tokenization.claim import writing
 from audiovq.tokenization.plan import Unit
 from audiovq.tokenization.run import tokenize
-from audiovq.tokenization.worker import Settings, encode_units
+from audiovq.tokenization.worker import EncodingSettings, encode_units
 from audiovq.tokens import TokenSet
 
 UNIT = 2.7
@@ -142,8 +145,8 @@ def test_an_utterance_longer_than_a_batch_is_read_piece_by_piece(
     original = AudioSource.blocks
     monkeypatch.setattr(AudioSource, "blocks", lambda *given: sizes.append(given[2]) or original(*given))
     items = [Item.of(utterance) for utterance in utterances]
-    (encoded,) = encode_units(tokenizer, [Unit("part", items)], Settings(batch_seconds))
-    assert sizes == [8000] * sum(utterance.duration > longest for utterance in utterances)
+    (encoded,) = encode_units(tokenizer, [Unit("part", items)], EncodingSettings(batch_seconds))
+    assert sizes == [10240] * sum(utterance.duration > longest for utterance in utterances)
     assert_codes_are_those_of_single_encoding(tokenizer, utterances, encoded.rows)
 
 
@@ -211,7 +214,7 @@ def test_bad_audio_is_listed_with_a_reason_and_stops_nothing(
     for item in listed:
         assert reasons[item["utt_id"]] in item["reason"]
         assert item["shard"] == "part-00000-of-00001.parquet"
-    assert run.rejected == [{key: item[key] for key in ("utt_id", "source", "reason")} for item in listed]
+    assert [asdict(item) | {"shard": "part-00000-of-00001.parquet"} for item in run.rejected] == listed
     again = tokenize(model, inputs, output, max_seconds=5.0, batch_seconds=batch_seconds)
     assert (again.rejected, again.done) == (run.rejected, 0)
 
@@ -239,7 +242,7 @@ def test_a_file_that_vanishes_while_its_batch_is_encoded_shifts_no_codes(tokeniz
         return original(*given)
 
     monkeypatch.setattr(worker, "_read_one", read_and_lose)
-    (encoded,) = encode_units(tokenizer, [Unit("part", [Item.of(copy) for copy in copies])], Settings())
+    (encoded,) = encode_units(tokenizer, [Unit("part", [Item.of(copy) for copy in copies])], EncodingSettings())
     assert [item.utt_id for item in encoded.rejected] == ["utt3"]
     kept = [item for item in utterances if item.id != "utt3"]
     rows = [replace(row, source=str(item.path)) for row, item in zip(encoded.rows, kept, strict=True)]
@@ -317,10 +320,122 @@ def test_another_list_or_model_or_limit_is_refused_unless_forced(tiny_tokenizer,
     with pytest.raises(OutputExistsError, match=r"another --max-seconds, None.*--force"):
         tokenize(model, [manifest], output, unit_seconds=UNIT, max_seconds=3.0)
     assert contents(output) == before
-    tokenize(tmp_path / "other", [tmp_path / "fewer.jsonl"], output, unit_seconds=UNIT, force=True)
+    with pytest.raises(OutputExistsError, match=r"another --unit-seconds, 2\.7.*--force"):
+        tokenize(model, [manifest], output)
+    fewer = [tmp_path / "fewer.jsonl"]
+    with pytest.raises(OutputExistsError, match=r"notes\.txt: is not known to be written by audiovq"):
+        tokenize(tmp_path / "other", fewer, output, unit_seconds=UNIT, force=True)
+    assert contents(output) == before
+    (output / "notes.txt").unlink()
+    tokenize(tmp_path / "other", fewer, output, unit_seconds=UNIT, force=True)
     assert_codes_are_those_of_single_encoding(other, utterances[:4], list(TokenSet(output)))
-    assert (output / "notes.txt").read_text() == "mine"
     assert len(list(output.glob("*.parquet"))) == 2
+
+
+@pytest.mark.parametrize("name", ["sales.parquet", "part-00001-of-00003.parquet", "summary.json", "_units/mine.json"])
+def test_force_removes_nothing_if_a_file_is_not_known_to_be_ours(model, utterances, manifest, tmp_path, name):
+    output = tmp_path / "codes"
+    tokenize(model, [manifest], output, unit_seconds=UNIT)
+    (output / name).write_text("precious")
+    before = contents(output)
+    write_manifest(tmp_path / "fewer.jsonl", utterances[:4])
+    with pytest.raises(OutputExistsError, match="is not known to be written by audiovq"):
+        tokenize(model, [tmp_path / "fewer.jsonl"], output, unit_seconds=UNIT, force=True)
+    assert contents(output) == before
+
+
+def test_force_removes_nothing_before_the_new_run_can_begin(model, manifest, tmp_path):
+    output = tmp_path / "codes"
+    tokenize(model, [manifest], output, unit_seconds=UNIT)
+    before = contents(output)
+    with pytest.raises(ManifestError):
+        tokenize(model, [tmp_path / "gone.jsonl"], output, force=True)
+    with pytest.raises(CheckpointError):
+        tokenize(tmp_path, [manifest], output, force=True)
+    assert contents(output) == before
+
+
+def test_force_waits_for_no_other_run_and_harms_none(model, utterances, manifest, tmp_path):
+    output = tmp_path / "codes"
+    tokenize(model, [manifest], output, unit_seconds=UNIT)
+    before = contents(output)
+    write_manifest(tmp_path / "fewer.jsonl", utterances[:4])
+    with writing(output), pytest.raises(OutputExistsError, match="another run is writing into it"):
+        tokenize(model, [tmp_path / "fewer.jsonl"], output, unit_seconds=UNIT, force=True)
+    assert contents(output) == before
+    with writing(output):  # A run of the same job goes on beside it.
+        assert tokenize(model, [manifest], output, unit_seconds=UNIT).resumed == 3
+
+
+def test_codes_of_another_model_never_count(tiny_tokenizer, model, manifest, tmp_path):
+    """Here shards of two models in one folder, with a tokenizer.json that names one of them."""
+    output = tmp_path / "codes"
+    tokenize(model, [manifest], output, unit_seconds=UNIT)
+    expected = contents(output)
+    tiny_tokenizer("transposed").save_pretrained(tmp_path / "other")
+    tokenize(tmp_path / "other", [manifest], tmp_path / "others", unit_seconds=UNIT)
+    for name in ("part-00001-of-00003.parquet", "_units/part-00001-of-00003.json"):
+        (output / name).write_bytes((tmp_path / "others" / name).read_bytes())
+    with pytest.raises(TokenError, match=r"part-00001-of-00003\.parquet: holds codes of another model"):
+        TokenSet(output).require_model(AudioTokenizer.from_pretrained(model, "cpu"))
+    assert tokenize(model, [manifest], output, unit_seconds=UNIT).done == 1
+    assert contents(output) == expected
+
+
+def test_a_file_that_was_repaired_is_tokenized_by_the_same_command(tokenizer, model, six_files, tmp_path):
+    folder, output = tmp_path / "speech", tmp_path / "codes"
+    folder.mkdir()
+    for path in six_files.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "utt3.wav").write_text("broken")
+    first = tokenize(model, [folder], output, unit_seconds=UNIT)
+    assert [item.utt_id for item in first.rejected] == ["utt3"]
+    (folder / "utt3.wav").write_bytes((six_files / "utt3.wav").read_bytes())
+    assert tokenize(model, [folder], output, unit_seconds=UNIT).done == 0
+    again = tokenize(model, [folder], output, unit_seconds=UNIT, retry_rejected=True)
+    assert (again.done, again.rejected) == (1, [])
+    assert not (output / "rejected.jsonl").exists()
+    row = next(row for row in TokenSet(output) if row.utt_id == "utt3")
+    wave, rate = load_audio(six_files / "utt3.wav")
+    np.testing.assert_array_equal(row.codes, tokenizer.encode(wave, rate)[0].numpy())
+
+
+def test_audio_files_are_opened_for_their_lengths_once(model, six_files, tmp_path, monkeypatch):
+    tokenize(model, [six_files], tmp_path / "codes", shard=(0, 2), unit_seconds=UNIT)
+    monkeypatch.setattr("audiovq.tokenization.plan.with_seconds", None)
+    assert tokenize(model, [six_files], tmp_path / "codes", shard=(1, 2), unit_seconds=UNIT).missing == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"[" * 10**5, b'{"units": -1}', b"\xff"])
+@pytest.mark.parametrize("name", ["_units/plan.json", "tokenizer.json", "_units/part-00001-of-00003.json"])
+def test_a_damaged_record_is_repaired(model, six_files, tmp_path, name, content):
+    output = tmp_path / "codes"
+    tokenize(model, [six_files], output, unit_seconds=UNIT)
+    before = contents(output)
+    (output / name).write_bytes(content)
+    tokenize(model, [six_files], output, unit_seconds=UNIT)
+    assert contents(output) == before
+
+
+def test_without_a_plan_the_shards_of_another_list_stay(model, utterances, manifest, tmp_path):
+    output = tmp_path / "codes"
+    tokenize(model, [manifest], output, unit_seconds=UNIT)
+    (output / "_units/plan.json").write_text("damaged")
+    before = contents(output)
+    write_manifest(tmp_path / "turned.jsonl", utterances[::-1])
+    with pytest.raises(OutputExistsError, match="shards of another list of utterances"):
+        tokenize(model, [tmp_path / "turned.jsonl"], output, unit_seconds=UNIT)
+    assert contents(output) == before
+
+
+def test_names_that_are_not_utf8_are_rejected_or_written(model, six_files, tmp_path):
+    folder, output = tmp_path / os.fsdecode(b"speech\xff"), tmp_path / os.fsdecode(b"codes\xff")
+    folder.mkdir()
+    (folder / "a.wav").write_bytes((six_files / "utt0.wav").read_bytes())
+    run = tokenize(model, [folder, six_files], output)
+    assert [(item.utt_id, "its file name is no UTF-8" in item.reason) for item in run.rejected] == [("a", True)]
+    assert len(list(TokenSet(output))) == 6
+    assert tokenize(model, [folder, six_files], output).done == 0
 
 
 def test_a_folder_of_something_else_is_refused(model, manifest, tmp_path):
@@ -362,25 +477,25 @@ def test_more_processes_than_units_are_none_too_many(model, manifest, tmp_path):
 def test_an_error_in_a_worker_process_is_told_as_in_this_one(tiny_tokenizer, model, manifest, tmp_path):
     """Here a model that was changed after the job had begun."""
     tiny_tokenizer("transposed").save_pretrained(tmp_path / "model")
-    given = worker.Job(str(tmp_path / "model"), "0" * 64, tmp_path / "codes", Settings(), "cpu")
+    given = worker.TokenizingJob(str(tmp_path / "model"), "0" * 64, tmp_path / "codes", EncodingSettings(), "cpu")
     with pytest.raises(TokenError, match="has changed since the job began"):
-        list(local.run_processes(given, [Unit("part", [])], 1))
+        list(engines.run_processes(given, [Unit("part", [])], 1))
 
 
 def test_devices_are_shared_out(monkeypatch):
-    assert local.accelerators("cpu") == 0
+    assert engines.accelerators("cpu") == 0
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
-    assert [local.accelerators(name) for name in ("auto", "cuda", "cuda:1", "cpu")] == [4, 4, 0, 0]
-    assert [local._device_of("auto", number) for number in range(5)] == [
+    assert [engines.accelerators(name) for name in ("auto", "cuda", "cuda:1", "cpu")] == [4, 4, 0, 0]
+    assert [engines._device_of("auto", number) for number in range(5)] == [
         "cuda:0",
         "cuda:1",
         "cuda:2",
         "cuda:3",
         "cuda:0",
     ]
-    assert local._device_of("cuda:1", 3) == "cuda:1"
+    assert engines._device_of("cuda:1", 3) == "cuda:1"
 
 
 def test_ray_is_asked_for_when_it_is_missing(model, manifest, tmp_path, monkeypatch):
@@ -406,8 +521,8 @@ def test_ray_gives_the_same_set(corpus, reference, model, tmp_path, monkeypatch)
         assert tokenize(model, [corpus], tmp_path / "codes", engine="ray", unit_seconds=60.0).done == 1
         assert contents(tmp_path / "codes") == contents(reference)
         (tmp_path / "model").mkdir()
-        given = worker.Job(str(tmp_path / "model"), "0" * 64, tmp_path / "x", Settings(), "cpu")
-        from audiovq.tokenization.ray import run_ray
+        given = worker.TokenizingJob(str(tmp_path / "model"), "0" * 64, tmp_path / "x", EncodingSettings(), "cpu")
+        from audiovq.tokenization.engines import run_ray
 
         with pytest.raises(WorkerError, match=r"a Ray actor failed \(.*is no model folder"):
             list(run_ray(given, [Unit("part", [])], None))

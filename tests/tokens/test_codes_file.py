@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import io
 import pickle
+import tracemalloc
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -71,6 +74,67 @@ def test_files_that_hold_something_else_are_refused(tmp_path):
         load_codes(tmp_path / "missing.npz")
     with pytest.raises(TokenError, match="cannot be read"):
         load_codes(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"num_samples": value} for value in (-1, 0, np.nan, 1.5, True, [1])),
+        *({"sample_rate": value} for value in (-1, 0, np.inf)),
+        {"weights_sha256": 7},
+    ],
+)
+def test_fields_that_mean_nothing_are_refused(tmp_path, wrong):
+    good = {"codes": CODES.codes, "num_samples": 1, "sample_rate": 1, "weights_sha256": HASH}
+    np.savez(tmp_path / "a.npz", **{**good, **wrong})
+    with pytest.raises(TokenError, match="is no codes file"):
+        load_codes(tmp_path / "a.npz")
+
+
+def pack(path: Path, codes: bytes, method: int = zipfile.ZIP_DEFLATED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("codes.npy", codes)
+        for name, value in (("num_samples", 1), ("sample_rate", 1), ("weights_sha256", HASH)):
+            file = io.BytesIO()
+            np.save(file, np.array(value))
+            archive.writestr(f"{name}.npy", file.getvalue())
+    return path
+
+
+def header(shape: tuple[int, ...], descr: str = "<u2") -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"shape": shape, "fortran_order": False, "descr": descr})
+    return file.getvalue()
+
+
+def test_hostile_archives_are_refused_before_memory_is_taken(tmp_path):
+    for number, (content, method) in enumerate(
+        [
+            (b"text", zipfile.ZIP_STORED),
+            (header((1, 6)) + bytes(12), zipfile.ZIP_LZMA),
+            (header((1, 6)) + bytes(12), zipfile.ZIP_BZIP2),
+            (header((1, 10**12)), zipfile.ZIP_DEFLATED),
+            (header((-1, -6)) + bytes(11), zipfile.ZIP_DEFLATED),
+            (header((1, 2**27)) + bytes(2**28), zipfile.ZIP_DEFLATED),
+            (header((1, 1), "|O") + bytes(8), zipfile.ZIP_DEFLATED),
+        ]
+    ):
+        path = pack(tmp_path / f"{number}.npz", content, method)
+        tracemalloc.start()
+        with pytest.raises(TokenError, match="is no codes file") as error:
+            load_codes(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+        tracemalloc.stop()
+        assert "\n" not in str(error.value)
+
+
+def test_an_encrypted_archive_is_refused(tmp_path):
+    content = bytearray(pack(tmp_path / "a.npz", header((1, 6)) + bytes(12)).read_bytes())
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(mark) + offset] |= 1
+    (tmp_path / "a.npz").write_bytes(bytes(content))
+    with pytest.raises(TokenError, match="is no codes file"):
+        load_codes(tmp_path / "a.npz")
 
 
 @settings(max_examples=200, deadline=None)

@@ -271,7 +271,14 @@ def test_folders_that_are_no_token_set_are_refused(tmp_path):
     with pytest.raises(TokenError, match="holds no token shards"):
         TokenSet(tmp_path)
     good = json.loads((tmp_path / "tokenizer.json").read_text())
-    for damaged in ("", "[]", "{}", "null", json.dumps({**good, "extra": 1}), '"text"'):
+    for damaged in (
+        "",
+        "[]",
+        "{}",
+        "null",
+        *(json.dumps({**good, **wrong}) for wrong in ({"sample_rate": 0}, {"hop_length": -1}, {"model": 1})),
+        '"text"',
+    ):
         (tmp_path / "tokenizer.json").write_text(damaged)
         with pytest.raises(TokenError, match=r"tokenizer\.json: is damaged"):
             read_tokenizer_info(tmp_path)

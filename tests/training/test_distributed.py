@@ -54,10 +54,10 @@ def process(
     torch.set_num_threads(1)
     original = loop.fit
 
-    def fit(accelerator, task, settings, config, output):
-        progress = original(accelerator, task, settings, config, output)
-        first, *_ = next(task.batches(0))
-        save_file({**task.model.state_dict(), "first batch": first}, output / f"rank-{rank}.safetensors")
+    def fit(accelerator, task, settings, folder):
+        progress = original(accelerator, task, settings, folder)
+        first, *_ = task.batch(rank)
+        save_file({**task.model.state_dict(), "first batch": first}, folder.path / f"rank-{rank}.safetensors")
         return progress
 
     autoencoder.fit = prior.fit = fit
@@ -65,20 +65,20 @@ def process(
         autoencoder.train_autoencoder(config, folder / name, "cpu")
     prior.train_prior(of_prior, folder / "prior", "cpu")
 
-    train_step = loop.train_step
+    update = autoencoder.AutoencoderTask.update
 
-    def signalled(*arguments):
-        if rank == 1 and arguments[-1] == 3:
+    def signalled(task, step, batch):
+        if rank == 1 and step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGTERM)  # As launchers pass on what was sent to all.
-        return train_step(*arguments)
+        return update(task, step, batch)
 
-    loop.train_step = signalled
+    autoencoder.AutoencoderTask.update = signalled
     try:
         autoencoder.train_autoencoder(configs["gradient"], folder / "stopped", "cpu")
     except Stopped as stopped:
         (folder / f"stopped-{rank}").write_text(str(stopped))
-    loop.train_step = train_step
+    autoencoder.AutoencoderTask.update = update
     autoencoder.train_autoencoder(configs["gradient"], folder / "stopped", "cpu")
 
     vq = quantizer()
@@ -98,7 +98,13 @@ def folder(tmp_path_factory) -> Path:
 def configs(experiment, wavenet) -> dict[str, ExperimentConfig]:
     options = {"steps": 6, "valid_every": 6, "valid_utterances": 1, "averaging_decay": 0.5}
     configs = {update: experiment(bottleneck={"update": update}, training=options) for update in UPDATES}
-    return configs | {"wavenet": experiment(training=options, **wavenet)}
+    residual = {"type": "residual", "num_codebooks": 3, "codebook_size": 8, "decay": 0.8, "revive_below": 0.8}
+    fsq = {"type": "fsq", "levels": [5, 4], "num_codebooks": 2}
+    return configs | {
+        "wavenet": experiment(training=options, **wavenet),
+        "residual": experiment(bottleneck=residual, training=options),
+        "fsq": experiment(bottleneck=fsq, training=options),
+    }
 
 
 @pytest.fixture
@@ -141,15 +147,25 @@ def trained(folder, configs, of_prior) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [*UPDATES, "wavenet"])
-def test_weights_codebook_and_statistics_are_equal_on_both(trained, name):
+@pytest.mark.parametrize("name", [*UPDATES, "wavenet", "residual", "fsq"])
+def test_weights_codebooks_and_statistics_are_equal_on_both(trained, name):
     ranks = [load_file(trained / name / f"rank-{rank}.safetensors") for rank in range(2)]
     assert not torch.equal(ranks[0].pop("first batch"), ranks[1].pop("first batch"))
-    assert {"bottleneck.codebook", "bottleneck.usage", "bottleneck.sums"} <= ranks[0].keys()
+    assert "bottleneck.usage" in ranks[0] or "bottleneck.levels.2.usage" in ranks[0]
     assert [name for name in ranks[0] if not torch.equal(ranks[0][name], ranks[1][name])] == []
-    assert bool(ranks[0]["bottleneck.initialized"])
+
+
+@pytest.mark.parametrize(("name", "levels"), [*((name, [""]) for name in [*UPDATES, "wavenet"]), ("residual", "012")])
+def test_codebooks_were_placed_and_their_dead_codes_revived(trained, name, levels):
+    """Otherwise the test above would say little."""
+    weights = load_file(trained / name / "rank-0.safetensors")
     lines = [json.loads(line) for line in (trained / name / "metrics.jsonl").read_text().splitlines()]
-    assert any(line.get("revived_codes") for line in lines), [line.get("revived_codes") for line in lines]
+    for level in levels:
+        of_level = f"bottleneck.levels.{level}" if level else "bottleneck"
+        assert {f"{of_level}.codebook", f"{of_level}.usage", f"{of_level}.sums"} <= weights.keys()
+        assert bool(weights[f"{of_level}.initialized"])
+        revived = [line.get(f"revived_codes_{level}" if level else "revived_codes") for line in lines]
+        assert any(revived), revived
 
 
 def test_each_process_takes_its_own_batches(trained, configs):
@@ -180,7 +196,7 @@ def test_a_prior_is_equal_on_both_and_validated_on_all_utterances(trained, of_pr
     train, valid = prior.read_parts(of_prior)
     network = CodePrior.from_pretrained(trained / "prior/release", "cpu").network
     speakers = valid.speakers(prior.with_tokens(of_prior, train))
-    alone = prior.validate_prior(network, valid, speakers, train.counts(), Accelerator(cpu=True))
+    alone = prior.validate_prior(network, valid, speakers, train.scan()[0], Accelerator(cpu=True))
     last = json.loads((trained / "prior/metrics.jsonl").read_text().splitlines()[-1])
     assert {name: value for name, value in last.items() if name not in {"step", "part"}} == pytest.approx(alone)
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -30,7 +30,6 @@ def write(folder, first_step: int, steps) -> None:
     log = RunLog(folder, first_step)
     for step in steps:
         log.scalars(step, "train", {"loss": 1 / step, "perplexity": 2.0})
-    log.close()
 
 
 def test_metrics_are_one_json_object_a_line_and_are_there_at_once(tmp_path):
@@ -38,7 +37,6 @@ def test_metrics_are_one_json_object_a_line_and_are_there_at_once(tmp_path):
     log.scalars(1, "train", {"loss": 0.1 + 0.2})
     log.scalars(1, "valid", {"loss": 2.0, "dead_codes": 3})
     lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
-    log.close()
     assert [json.loads(line) for line in lines] == [
         {"step": 1, "part": "train", "loss": 0.1 + 0.2},
         {"step": 1, "part": "valid", "loss": 2.0, "dead_codes": 3},
@@ -58,7 +56,6 @@ def test_a_resumed_log_drops_later_and_broken_lines_and_keeps_the_rest(tmp_path)
 
 def test_tensorboard_shows_steps_of_a_resumed_run_once(tmp_path):
     write(tmp_path, 0, range(1, 6))
-    time.sleep(1.1)  # TensorBoard reads files in the order of their names, which hold the second.
     write(tmp_path, 3, range(4, 8))
     scalars = read_board(tmp_path).Scalars("train/loss")
     assert [event.step for event in scalars] == [1, 2, 3, 4, 5, 6, 7]
@@ -70,7 +67,6 @@ def test_tensorboard_holds_audio_with_its_picture_and_the_histogram(tmp_path):
     log = RunLog(tmp_path)
     log.audio(7, "u1/original", wave, 8000)
     log.code_histogram(7, torch.tensor([0, 6, 2, 4]))
-    log.close()
     board = read_board(tmp_path)
 
     (audio,) = board.Audio("audio/u1/original")
@@ -118,3 +114,18 @@ def test_a_terminal_shows_a_bar_and_anything_else_plain_lines(monkeypatch):
 @pytest.mark.parametrize("is_tty", [True, False])
 def test_processes_but_the_first_are_silent(monkeypatch, is_tty):
     assert show(monkeypatch, is_tty, enabled=False) == ""
+
+
+def test_a_disk_that_is_full_is_one_error_with_a_name_and_no_half_line(tmp_path):
+    log = RunLog(tmp_path)
+    log.scalars(1, "train", {"loss": 1.0})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = log.path.read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            log.scalars(2, "train", {"loss": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.filename == str(log.path)
+    assert log.path.read_bytes() == before

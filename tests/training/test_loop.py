@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
-from itertools import count
 
 import pytest
 import torch
@@ -15,7 +13,10 @@ from torch import nn
 
 from audiovq.config import TrainingConfig
 from audiovq.errors import TrainingError
-from audiovq.training.loop import Task, average_of, build_optimizer, fit, learning_rate, train_step
+from audiovq.training.averaging import Average
+from audiovq.training.folder import open_run
+from audiovq.training.loop import Task, fit
+from audiovq.training.optimization import build_optimizer, descend, schedule
 
 
 def settings(**values) -> TrainingConfig:
@@ -35,31 +36,34 @@ class Line(nn.Module):
         return x @ self.weight
 
 
-class Toy:
+class Toy(Task[Line]):
     """A task that notes what the loop asks of it; validation losses come from a list."""
+
+    audio_seconds = 1.0
 
     def __init__(self, valid_losses=(), fail_at: int | None = None):
         self.model = Line()
+        self.modules = {"model": self.model}
+        self.optimizers = {"generator": build_optimizer(self.model, settings())}
         self.valid_losses = iter([*valid_losses])
         self.fail_at = fail_at
-        self.briefly_validated: list[Line] = []
+        self.briefly_validated: list[int] = []
         self.released: list[float] = []
         self.steps: list[int] = []
 
-    def task(self) -> Task:
-        return Task(self.model, self.compute_loss, self.batches, self.validate, self.release, audio_seconds=1.0)
+    def batch(self, index):
+        return (torch.full((2, 1), 1.0 + index % 3),)
 
-    def compute_loss(self, model, batch, step):
+    def update(self, step, batch):
         self.steps.append(step)
-        loss = (model(batch) - 3 * batch).square().mean()
-        return (loss * math.nan if step == self.fail_at else loss), {"squared": loss.detach()}
-
-    def batches(self, first_step: int) -> Iterator[torch.Tensor]:
-        return (torch.full((2, 1), 1.0 + step % 3) for step in count(first_step))
+        loss = (self.networks["model"](*batch) - 3 * batch[0]).square().mean()
+        loss = loss * (math.nan if step == self.fail_at else 1)
+        norm = descend(Accelerator(cpu=True), loss, self.model, self.optimizers["generator"], 1.0)
+        return {"loss": loss.detach(), "gradient_norm": norm}
 
     def validate(self, model, log, step, brief):
         if brief:
-            self.briefly_validated.append(model)
+            self.briefly_validated.append(int(model.calls))
             return {"loss": 1.0}
         return {"loss": next(self.valid_losses, 1.0)}
 
@@ -68,24 +72,23 @@ class Toy:
 
 
 def run(toy: Toy, folder, **values):
-    return fit(Accelerator(cpu=True), toy.task(), settings(**values), {"of": "toy"}, folder)
+    accelerator = Accelerator(cpu=True)
+    with open_run(folder, {"config": {"of": "toy"}, "data": {}}, accelerator, force=False) as opened:
+        return fit(accelerator, toy, settings(**values), opened)
 
 
-def test_the_learning_rate_at_its_ends_and_in_between():
-    warm = settings(steps=100, warmup_steps=20, learning_rate=0.5)
-    assert learning_rate(0, warm) == pytest.approx(0.5 / 20)
-    assert learning_rate(18, warm) == pytest.approx(0.5 * 19 / 20)
-    assert learning_rate(19, warm) == learning_rate(20, warm) == 0.5
-    assert learning_rate(60, warm) == pytest.approx(0.25)
-    assert learning_rate(99, warm) == pytest.approx(0.5 * math.sin(math.pi / 160) ** 2)
-    assert learning_rate(100, warm) == learning_rate(1000, warm) == 0
-    rates = [learning_rate(step, warm) for step in range(101)]
-    assert rates == sorted(rates[:20]) + sorted(rates[20:], reverse=True)
-
-    cold = settings(steps=10, warmup_steps=0, learning_rate=0.5)
-    assert learning_rate(0, cold) == 0.5
-    never_warm = settings(steps=10, warmup_steps=50, learning_rate=0.5)
-    assert learning_rate(9, never_warm) == pytest.approx(0.1)
+def test_the_schedule_at_its_ends_and_in_between():
+    warm = settings(steps=100, warmup_steps=20)
+    assert schedule(0, warm) == pytest.approx(1 / 20)
+    assert schedule(18, warm) == pytest.approx(19 / 20)
+    assert schedule(19, warm) == schedule(20, warm) == 1
+    assert schedule(60, warm) == pytest.approx(0.5)
+    assert schedule(99, warm) == pytest.approx(math.sin(math.pi / 160) ** 2)
+    assert schedule(100, warm) == schedule(1000, warm) == 0
+    shares = [schedule(step, warm) for step in range(101)]
+    assert shares == sorted(shares[:20]) + sorted(shares[20:], reverse=True)
+    assert schedule(0, settings(steps=10, warmup_steps=0)) == 1
+    assert schedule(9, settings(steps=10, warmup_steps=50)) == pytest.approx(0.2)
 
 
 def test_weight_decay_is_for_matrices_but_not_for_codebooks():
@@ -106,31 +109,31 @@ def test_weight_decay_is_for_matrices_but_not_for_codebooks():
 
 
 @pytest.mark.parametrize(("clip_norm", "expected"), [(1000.0, -4.0), (0.5, -0.5)])
-def test_the_gradient_is_clipped_to_its_largest_norm_and_logged_as_it_was(clip_norm, expected):
-    toy = Toy()
-    optimizer = torch.optim.SGD(toy.model.parameters())
-    options = settings(clip_norm=clip_norm, learning_rate=1.0)
-    batch = torch.ones(2, 1)  # Loss (w - 3)^2 at w = 1: gradient -4.
-    metrics = train_step(Accelerator(cpu=True), toy.model, optimizer, toy.compute_loss, batch, options, 0)
-    assert float(toy.model.weight.detach()) == pytest.approx(1 - expected)
-    assert float(metrics["gradient_norm"]) == pytest.approx(4)
-    assert float(metrics["loss"]) == 4
-    assert float(metrics["learning_rate"]) == 1
-
-
-def test_the_average_is_the_recurrence_it_should_be():
+def test_the_gradient_is_clipped_to_its_largest_norm_which_is_returned_as_it_was(clip_norm, expected):
     model = Line()
-    average = average_of(model, 0.75)
-    assert average is not None
-    expected, weights = None, [2.0, 5.0, -1.0]
-    for weight in weights:
-        model.weight.data.fill_(weight)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    loss = (model(torch.ones(2, 1)) - 3).square().mean()  # (w - 3)^2 at w = 1: gradient -4.
+    norm = descend(Accelerator(cpu=True), loss, model, optimizer, clip_norm)
+    assert float(model.weight.detach()) == pytest.approx(1 - expected)
+    assert float(norm) == pytest.approx(4)
+    assert model.weight.grad is None
+
+
+def test_the_average_is_the_recurrence_it_should_be_and_copies_codebooks_frozen_weights_and_buffers():
+    model = Line()
+    model.codebook = nn.Parameter(torch.zeros(2, 1))
+    model.frozen = nn.Parameter(torch.zeros(2, 1), requires_grad=False)
+    average = Average(model, 0.75)
+    expected = 0.0
+    for step, weight in enumerate([2.0, 5.0, -1.0], start=1):
+        for parameter in model.parameters():
+            parameter.data.fill_(weight)
         model.calls += 1
-        average.update_parameters(model)
-        expected = weight if expected is None else 0.75 * expected + 0.25 * weight
-    assert float(average.module.weight.detach()) == pytest.approx(expected)
-    assert int(average.module.calls) == 3
-    assert average_of(model, None) is None
+        average.update(model, step)
+        expected = weight if step == 1 else 0.75 * expected + 0.25 * weight
+    assert float(average.model.weight) == pytest.approx(expected)
+    assert average.model.codebook.tolist() == average.model.frozen.tolist() == [[-1.0], [-1.0]]
+    assert int(average.model.calls) == 3
 
 
 def test_the_best_model_is_released_and_the_last_one_kept(tmp_path):
@@ -147,13 +150,11 @@ def test_the_rehearsal_makes_two_steps_and_a_validation_and_leaves_no_trace(tmp_
     toy = Toy()
     run(toy, tmp_path / "rehearsed")
     assert toy.steps[:3] == [0, 1, 0]
-    (copy,) = toy.briefly_validated
-    assert copy is not toy.model
-    assert int(copy.calls) == 2
+    assert toy.briefly_validated == [2]
     assert int(toy.model.calls) == 6
 
     other = Toy()
-    monkeypatch.setattr("audiovq.training.loop.rehearse", lambda *_: None)
+    monkeypatch.setattr("audiovq.training.loop.TrainingRun.rehearse", lambda _: None)
     run(other, tmp_path / "not")
     assert other.steps == toy.steps[2:]
     assert torch.equal(other.model.weight, toy.model.weight)
@@ -171,8 +172,7 @@ def test_a_mistake_in_validation_shows_before_the_first_step(tmp_path):
     with pytest.raises(ValueError, match="a mistake"):
         run(toy, tmp_path)
     assert toy.steps == [0, 1]
-    assert int(toy.model.calls) == 0
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("fail_at", [0, 2, 3])
@@ -185,7 +185,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_last_good_state(tm
         assert all(tensor.isfinite().all() for tensor in state.values())
         assert '"step": 2' in (tmp_path / "metrics.jsonl").read_text()
     else:
-        assert list(tmp_path.iterdir()) == []
+        assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_validation_that_is_not_finite_releases_nothing(tmp_path):

@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 
 from audiovq.errors import CheckpointError, ConfigError, Stopped
 from audiovq.training import loop
-from audiovq.training.autoencoder import train_autoencoder
-from audiovq.training.folder import start_anew
+from audiovq.training.autoencoder import AutoencoderTask, train_autoencoder
 
 EMA = {"update": "ema"}
 CASES = {
@@ -44,16 +43,16 @@ def assert_same_run(one: Path, other: Path) -> None:
 @contextmanager
 def signal_during(step: int, number: int) -> Iterator[None]:
     """Send a signal to this process while it computes a step (from 1; the rehearsal makes no more than two)."""
-    original = loop.train_step
+    original = AutoencoderTask.update
 
-    def train_step(*arguments):
-        metrics = original(*arguments)
-        if arguments[-1] == step - 1:
+    def update(task, at, batch):
+        metrics = original(task, at, batch)
+        if at == step - 1:
             os.kill(os.getpid(), number)
         return metrics
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "train_step", train_step)
+        patch.setattr(AutoencoderTask, "update", update)
         yield
 
 
@@ -62,8 +61,8 @@ def kept_states(folder: Path) -> Iterator[None]:
     """Keep every state that a run writes, as folder/step."""
     original = loop.save_state
 
-    def save_state(path, modules, progress, config):
-        original(path, modules, progress, config)
+    def save_state(path, parts, progress, record):
+        original(path, parts, progress, record)
         shutil.copy(path, folder / str(progress.step))
 
     with pytest.MonkeyPatch.context() as patch:
@@ -140,13 +139,18 @@ def test_a_run_may_be_made_longer_or_shorter_but_nothing_else(experiment, tmp_pa
     assert train_autoencoder(experiment(training={"steps": 5}), tmp_path, "cpu").step == 5
 
 
-def test_start_anew_removes_the_run_and_nothing_else(experiment, tmp_path):
+def test_force_removes_the_run_and_nothing_else(experiment, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     train_autoencoder(experiment(), tmp_path, "cpu")
     assert len(list(tmp_path.iterdir())) > 1
-    start_anew(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-    assert train_autoencoder(experiment(data={"batch_size": 3}, training={"steps": 1}), tmp_path, "cpu").step == 1
+    (tmp_path / "release/mine.txt").write_text("mine, too")
+    (tmp_path / "tensorboard/mine.txt").write_text("mine, too")
+    config = experiment(data={"batch_size": 3}, training={"steps": 1})
+    assert train_autoencoder(config, tmp_path, "cpu", force=True).step == 1
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "release/mine.txt").read_text() == (tmp_path / "tensorboard/mine.txt").read_text() == "mine, too"
+    assert len(list((tmp_path / "tensorboard").glob("events*"))) == 1
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_state_that_is_none_is_refused(experiment, tmp_path):

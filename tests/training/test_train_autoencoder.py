@@ -15,8 +15,7 @@ from audiovq.config import load_config
 from audiovq.data.manifest import read_manifest, write_manifest
 from audiovq.errors import AudioError, ConfigError, ManifestError
 from audiovq.models.tokenizer import AudioTokenizer
-from audiovq.training import loop
-from audiovq.training.autoencoder import train_autoencoder
+from audiovq.training.autoencoder import AutoencoderTask, train_autoencoder
 
 
 def lines_of(folder, part: str) -> list[dict]:
@@ -73,7 +72,7 @@ def test_with_averaging_the_average_is_released(experiment, tmp_path):
     train_autoencoder(experiment(training=options), tmp_path, "cpu")
     released = load_file(tmp_path / "release/model.safetensors")
     state = load_file(tmp_path / "state.safetensors")
-    assert all(torch.equal(tensor, state[f"average/module.{name}"]) for name, tensor in released.items())
+    assert all(torch.equal(tensor, state[f"average/{name}"]) for name, tensor in released.items())
     assert any(not torch.equal(tensor, state[f"model/{name}"]) for name, tensor in released.items())
 
 
@@ -103,12 +102,12 @@ def test_bad_validation_audio_shows_before_the_first_step(experiment, manifests,
     write_manifest(tmp_path / "valid.jsonl", [replace(good[0], path=copied), good[1]])
     copied.write_bytes(b"")
     steps = []
-    original = loop.train_step
-    monkeypatch.setattr(loop, "train_step", lambda *arguments: steps.append(arguments[-1]) or original(*arguments))
+    original = AutoencoderTask.update
+    monkeypatch.setattr(AutoencoderTask, "update", lambda *args: steps.append(args[1]) or original(*args))
     with pytest.raises(AudioError, match="is empty"):
         train_autoencoder(experiment(data={"valid": tmp_path / "valid.jsonl"}), tmp_path / "run", "cpu")
     assert steps == [0, 1]
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [".lock"]
 
 
 def test_training_audio_that_goes_bad_ends_the_run_with_its_name(experiment, tmp_path, manifests):

@@ -19,9 +19,7 @@ from safetensors.torch import load_file
 from audiovq.config import PriorExperimentConfig
 from audiovq.errors import ConfigError, SpeakerError, Stopped, TokenError
 from audiovq.models.prior import CodePrior, PriorNetwork
-from audiovq.training import loop
-from audiovq.training.folder import start_anew
-from audiovq.training.prior import best_validation, read_parts, train_prior
+from audiovq.training.prior import PriorTask, read_parts, train_prior
 
 Make = Callable[..., PriorExperimentConfig]
 
@@ -62,6 +60,10 @@ def make(sets) -> Make:
 def read_metrics(output: Path, part: str) -> list[dict]:
     lines = (output / "metrics.jsonl").read_text().splitlines()
     return [line for line in map(json.loads, lines) if line["part"] == part]
+
+
+def best_validation(output: Path) -> dict:
+    return min(read_metrics(output, "valid"), key=lambda line: line["loss"])
 
 
 # --- learning ------------------------------------------------------------------------------------------------
@@ -186,15 +188,15 @@ def test_bf16_trains_in_bf16_and_hardly_changes_the_figures(make, tmp_path, monk
 def test_stopped_and_resumed_is_uninterrupted_to_the_bit(make, tmp_path, monkeypatch, options):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train_prior(make(options), whole, "cpu")
-    original = loop.train_step
+    original = PriorTask.update
 
-    def signalled(*arguments):
-        if arguments[-1] in (2, 5):  # Not the two steps of the rehearsal.
+    def signalled(task, step, batch):
+        if step in (2, 5):  # Not the two steps of the rehearsal.
             os.kill(os.getpid(), signal.SIGTERM)
-        return original(*arguments)
+        return original(task, step, batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train_step", signalled)
+        patch.setattr(PriorTask, "update", signalled)
         for _ in range(2):
             with pytest.raises(Stopped):
                 train_prior(make(options), parts, "cpu")
@@ -211,9 +213,20 @@ def test_a_run_does_not_go_on_with_the_codes_of_another_model(make, sets, write_
         write_tokens(folder, codes, 8, weights_sha256="cd" * 32)
     with pytest.raises(ConfigError, match=r"exp: holds a run with codes\.weights_sha256 = 'abab.*'cdcd.*--force"):
         train_prior(make({"steps": 2}), tmp_path / "exp", "cpu")
-    start_anew(tmp_path / "exp")
-    train_prior(make({"steps": 2}), tmp_path / "exp", "cpu")
+    train_prior(make({"steps": 2}), tmp_path / "exp", "cpu", force=True)
     assert CodePrior.from_pretrained(tmp_path / "exp/release", "cpu").codes.weights_sha256 == "cd" * 32
+
+
+def test_moved_tokens_resume_and_edited_ones_are_refused(make, sets, write_tokens, tmp_path):
+    train_prior(make({"steps": 1}), tmp_path / "exp", "cpu")
+    moved = sets[0].rename(tmp_path / "moved")
+    assert train_prior(make({"steps": 2}, tokens=moved), tmp_path / "exp", "cpu").step == 2
+    codes = speech_like(0)
+    next(iter(codes.values()))[0, 0] += 1
+    next(iter(codes.values()))[0, 0] %= 8
+    edited = write_tokens(tmp_path / "edited", codes, 8)
+    with pytest.raises(ConfigError, match=r"edited: tokens no longer holds .*--force"):
+        train_prior(make({"steps": 3}, tokens=edited), tmp_path / "exp", "cpu")
 
 
 # --- refusals ------------------------------------------------------------------------------------------------

@@ -10,8 +10,6 @@ negative ELBO in nats, and nothing but the ELBO decides whether the latents are 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from itertools import count
 
 import torch
 from accelerate import Accelerator
@@ -20,15 +18,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiovq.batching import evenly_spread, read_ahead
-from audiovq.bottlenecks import build_bottleneck
+from audiovq.batching import evenly_spread
 from audiovq.config import ExperimentConfig
 from audiovq.data.crops import CropSampler
 from audiovq.data.manifest import read_manifest
 from audiovq.devices import seed_everything
-from audiovq.nn.conv import CausalConv1d, CausalConvTranspose1d, CausalSequential, Encoder, ResidualUnit, activate
+from audiovq.nn.conv import CausalConv1d, CausalConvTranspose1d, CausalSequential, ResidualUnit, activate
+from audiovq.training.folder import open_run
 from audiovq.training.log import RunLog
-from audiovq.training.loop import Task, fit
+from audiovq.training.loop import Batch, Task, fit
+from audiovq.training.optimization import build_optimizer, descend
 
 CHANNELS, UNITS, KERNEL = 24, 5, 4
 SMALLEST_SCALE = 1e-3
@@ -45,8 +44,8 @@ class ContextModel(nn.Module):
     def __init__(self, config: ExperimentConfig, units: int):
         super().__init__()
         self.hop_length = config.hop_length
-        self.encoder = Encoder(config.encoder, config.latent_dim)
-        self.bottleneck = build_bottleneck(config)
+        self.encoder = config.encoder.build(config)
+        self.bottleneck = config.bottleneck.build(config)
         self.upsample = CausalConvTranspose1d(config.latent_dim, CHANNELS, config.hop_length)
         self.past = CausalConv1d(1, CHANNELS, KERNEL) if units else None
         self.units = CausalSequential(
@@ -77,42 +76,57 @@ def whole_frames(wave: Tensor, hop_length: int) -> Tensor:
 
 def train_context(run: Run) -> float:
     """Train one model; returns the best validation loss, in nats per frame."""
-    config = run.config
-    train, valid = read_manifest(config.data.train), read_manifest(config.data.valid)
-    seed_everything(config.training.seed, "model")
-    model = ContextModel(config, run.context_units)
-    crop = math.ceil(config.data.crop_seconds * config.frame_rate) * config.hop_length
-    sampler = CropSampler(train, config.sample_rate, crop, config.data.batch_size, config.training.seed)
+    accelerator = Accelerator(cpu=True)
+    record = {"config": run.config.model_dump(mode="json"), "data": {}}
+    task = ContextTask(run, accelerator)
+    with open_run(run.folder, record, accelerator, force=False) as folder:
+        progress = fit(accelerator, task, run.config.training, folder)
+    assert progress.best_loss is not None
+    return progress.best_loss
 
-    def batches(first_step: int) -> Iterator[Tensor]:
-        return read_ahead(sampler.batch, count(first_step), config.data.workers)
 
-    def compute_loss(model: nn.Module, wave: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        assert isinstance(model, ContextModel)
+class ContextTask(Task[ContextModel]):
+    """A context model under its negative log-likelihood and the bottleneck's loss."""
+
+    def __init__(self, run: Run, accelerator: Accelerator):
+        self.config, self.folder, self.accelerator = run.config, run.folder, accelerator
+        config, settings = run.config, run.config.training
+        train, self.valid = read_manifest(config.data.train), read_manifest(config.data.valid)
+        seed_everything(settings.seed, "model")
+        self.model = ContextModel(config, run.context_units)
+        self.modules = {"model": self.model}
+        self.optimizers = {"generator": build_optimizer(self.model, settings)}
+        crop = math.ceil(config.data.crop_seconds * config.frame_rate) * config.hop_length
+        self.sampler = CropSampler(train, config.sample_rate, crop, config.data.batch_size, settings.seed)
+        self.audio_seconds = crop / config.sample_rate * config.data.batch_size
+        self.workers = config.data.workers
+
+    def batch(self, index: int) -> Batch:
+        return (self.sampler.batch(index),)
+
+    def update(self, step: int, batch: Batch) -> dict[str, Tensor]:
+        model, (wave,) = self.model.train(), batch
         model.bottleneck.set_step(step)
         output = model.bottleneck(model.encoder(wave))
         nll = model.nll(output.latents, wave).mean()
         # In nats per sample, so that gradients have the size that clipping expects.
-        return (nll + output.loss) / config.hop_length, {"nll": nll.detach(), **output.metrics}
+        loss = (nll + output.loss) / self.config.hop_length
+        norm = descend(self.accelerator, loss, model, self.optimizers["generator"], self.config.training.clip_norm)
+        return {"loss": loss.detach(), "nll": nll.detach(), **output.metrics, "gradient_norm": norm}
 
     @torch.no_grad()
-    def validate(model: nn.Module, log: RunLog | None, step: int, brief: bool) -> dict[str, float]:
-        assert isinstance(model, ContextModel)
+    def validate(self, model: ContextModel, log: RunLog | None, step: int, brief: bool) -> dict[str, float]:
         model.eval()
         losses = []
-        for utterance in evenly_spread(valid, 1 if brief else config.training.valid_utterances):
-            wave = whole_frames(utterance.source().read(config.sample_rate), config.hop_length)[None]
+        for utterance in evenly_spread(self.valid, 1 if brief else self.config.training.valid_utterances):
+            wave = utterance.source().read(self.config.sample_rate)
+            wave = whole_frames(wave, self.config.hop_length)[None]
             output = model.bottleneck(model.encoder(wave))
             losses.append(float(model.nll(output.latents, wave) + output.loss))
         return {"loss": sum(losses) / len(losses)}
 
-    def release(model: nn.Module) -> None:
-        save_file(model.state_dict(), run.folder / WEIGHTS)
-
-    task = Task(model, compute_loss, batches, validate, release, crop / config.sample_rate * config.data.batch_size)
-    progress = fit(Accelerator(cpu=True), task, config.training, config.model_dump(mode="json"), run.folder)
-    assert progress.best_loss is not None
-    return progress.best_loss
+    def release(self, model: ContextModel) -> None:
+        save_file(model.state_dict(), self.folder / WEIGHTS)
 
 
 def load_context(run: Run) -> ContextModel:

@@ -85,7 +85,7 @@ def usage(bottleneck: Bottleneck, z: Float[Tensor, "1 dim frames"]) -> Usage:
         )
     if not bottleneck.num_codebooks:
         return Usage(frames, None, None, None, None, None, None, None)
-    counts = count_codes(bottleneck.encode(z), bottleneck.codebook_size)
+    counts = count_codes(bottleneck.encode(z)[0], bottleneck.codebook_size)[0]
     size = float(perplexity(counts))
     if isinstance(bottleneck, CategoricalBottleneck):
         log_q = bottleneck.log_posterior(z)[0]
@@ -164,7 +164,7 @@ def typical(bottleneck: Bottleneck, z: Float[Tensor, "1 dim frames"]) -> Float[T
     """The latent of the most frequent code or, of a bottleneck without codes, the mean of what the decoder sees."""
     if not bottleneck.num_codebooks:
         return bottleneck(z).latents.mean(-1, keepdim=True)
-    counts: Int[Tensor, " codes"] = count_codes(bottleneck.encode(z), bottleneck.codebook_size)
+    counts: Int[Tensor, " codes"] = count_codes(bottleneck.encode(z)[0], bottleneck.codebook_size)[0]
     return bottleneck.decode(counts.argmax().view(1, 1, 1))
 
 

@@ -59,12 +59,12 @@ def test_multiply_adds_of_a_model_are_those_counted_by_hand(codec, tiny):
     rate, frames = 1000, 200
     unit = frames * (4 * 2 * 3 + 2 * 4)
     encoder = rate * 1 * 2 * 7 + frames * 2 * 4 * 10 + unit + frames * 4 * 6
-    # Once for all frames, the codebook is taken through the projection, to find near ties.
+    # Once a piece, of which there are two, the codebook is taken through the projection, to find near ties.
     seconds = codec.COUNTED_SECONDS
-    quantizer = frames * 6 * 3 + frames * 3 * 16 + 16 * 3 * 6 / seconds
+    quantizer = frames * 6 * 3 + frames * 3 * 16 + 2 * 16 * 3 * 6 / seconds
     assert encode == encoder + quantizer
     # A transposed convolution multiplies each of its inputs, of which one is left context, with its whole kernel.
-    decoder = frames * 6 * 4 * 7 + (frames + 1 / seconds) * 4 * 2 * 10 + rate * 2 * 1 * 7
+    decoder = frames * 6 * 4 * 7 + (frames + 2 / seconds) * 4 * 2 * 10 + rate * 2 * 1 * 7
     assert decode == frames * 3 * 6 + decoder
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from audiovq.audio.files import AudioSource, load_audio
-from audiovq.tokenization import commit, worker
+from audiovq.tokenization import worker
 
 BENCHMARK = Path(__file__).parents[3] / "recipes" / "benchmark"
 
@@ -54,7 +54,7 @@ def test_the_whole_benchmark_runs(tokenizing, tiny_tokenizer, speech, tmp_path, 
         assert sum(row[part] for part in ("reading", "encoding", "writing")) == pytest.approx(1)
         assert min(row[part] for part in ("reading", "encoding", "writing")) > 0
     assert "importing torch 2.00 s, start-up beyond that 0.50 s" in capsys.readouterr().out
-    patched = (AudioSource._piece, worker.Item.open, worker._encode, commit.commit_unit)
+    patched = (AudioSource._piece, worker.Item.open, worker._encode, worker.commit_unit)
     assert "timed" not in f"{patched}"  # All is as it was.
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from audiovq.config import WaveNetDecoderConfig
-from audiovq.nn.wavenet_decoder import WaveNetDecoder
+from audiovq.models.wavenet_decoder import WaveNetDecoder, WaveNetSampler
 from audiovq.sampling.base import sample
-from audiovq.sampling.waveform import WaveNetSampler
 
 HOP, CLASSES, DIM = 3, 12, 4
+SEEDS = [3, 1, 4]
 
 
 def build(**settings) -> WaveNetDecoder:
@@ -51,7 +51,7 @@ def test_a_prediction_depends_on_its_own_and_earlier_frames_alone():
 def test_what_is_drawn_has_the_logits_of_teacher_forcing():
     """Drawing again by the teacher-forced logits of what was drawn gives the same."""
     decoder, z, speaker = build(), latents(2, 20), torch.tensor([1, 0])
-    drawn = WaveNetSampler(decoder, speaker, seed=5)(z)
+    drawn = WaveNetSampler(decoder, speaker, [5, 5])(z)
     assert len(drawn.unique()) == CLASSES
     logits = decoder(z, drawn, speaker)
     numbers = torch.rand(20 * HOP, generator=torch.Generator().manual_seed(5))
@@ -61,26 +61,29 @@ def test_what_is_drawn_has_the_logits_of_teacher_forcing():
 
 def test_another_speaker_another_latent_or_another_seed_gives_other_samples():
     decoder, z = build(), 4 * latents(1, 20)
-    first = WaveNetSampler(decoder, torch.tensor([0]), seed=0)(z)
-    assert torch.equal(first, WaveNetSampler(decoder, torch.tensor([0]), seed=0)(z))
-    assert not torch.equal(first, WaveNetSampler(decoder, torch.tensor([1]), seed=0)(z))
-    assert not torch.equal(first, WaveNetSampler(decoder, torch.tensor([0]), seed=0)(-z))
-    assert not torch.equal(first, WaveNetSampler(decoder, torch.tensor([0]), seed=1)(z))
+    first = WaveNetSampler(decoder, torch.tensor([0]), [0])(z)
+    assert torch.equal(first, WaveNetSampler(decoder, torch.tensor([0]), [0])(z))
+    assert not torch.equal(first, WaveNetSampler(decoder, torch.tensor([1]), [0])(z))
+    assert not torch.equal(first, WaveNetSampler(decoder, torch.tensor([0]), [0])(-z))
+    assert not torch.equal(first, WaveNetSampler(decoder, torch.tensor([0]), [1])(z))
 
 
 def test_an_item_is_the_same_alone_and_in_a_batch():
     decoder, z, speaker = build(), latents(3, 12), torch.tensor([1, 0, 1])
-    together = WaveNetSampler(decoder, speaker)(z)
+    together = WaveNetSampler(decoder, speaker, SEEDS[: len(z)])(z)
     for item in range(3):
-        assert torch.equal(WaveNetSampler(decoder, speaker[item : item + 1])(z[item : item + 1])[0], together[item])
+        assert torch.equal(
+            WaveNetSampler(decoder, speaker[item : item + 1], SEEDS[item : item + 1])(z[item : item + 1])[0],
+            together[item],
+        )
 
 
 @pytest.mark.parametrize("sizes", [[1] * 12, [5, 1, 6], [11, 1]])
 def test_pieces_give_what_the_whole_gives(sizes):
     decoder, z, speaker = build(), latents(2, 12), torch.tensor([0, 1])
-    sampler = WaveNetSampler(decoder, speaker)
+    sampler = WaveNetSampler(decoder, speaker, SEEDS[:2])
     pieces = [sampler(piece) for piece in z.split(sizes, -1)]
-    assert torch.equal(torch.cat(pieces, -1), WaveNetSampler(decoder, speaker)(z))
+    assert torch.equal(torch.cat(pieces, -1), WaveNetSampler(decoder, speaker, SEEDS[:2])(z))
 
 
 def test_without_speakers_none_is_needed():
@@ -88,7 +91,7 @@ def test_without_speakers_none_is_needed():
     z = latents(2, 4)
     assert decoder.speakers is None
     assert decoder(z, torch.zeros(2, 4 * HOP).long()).shape == (2, CLASSES, 4 * HOP)
-    assert WaveNetSampler(decoder)(z).shape == (2, 4 * HOP)
+    assert WaveNetSampler(decoder, None, SEEDS[:2])(z).shape == (2, 4 * HOP)
 
 
 def test_latents_jitter_in_training_alone():

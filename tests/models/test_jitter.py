@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from audiovq.nn.wavenet_decoder import jitter
+from audiovq.models.wavenet_decoder import jitter
 
 
 def steps(latents: torch.Tensor, probability: float) -> torch.Tensor:

@@ -1,0 +1,48 @@
+"""Schemas of adversarial training: discriminators, and the losses that they give."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from audiovq.config.schema import Probability, Schema, Weight
+
+AdversarialKind = Literal["hinge", "least_squares"]
+
+
+class DiscriminatorConfig(Schema):
+    """Small discriminators: one for each STFT resolution and one for each period."""
+
+    resolutions: list[Annotated[int, Field(ge=16, multiple_of=4)]] = Field(default=[1024, 512, 256])
+    """FFT sizes in samples; each uses a Hann window as long and a hop of a quarter."""
+    periods: list[Annotated[int, Field(ge=2)]] = Field(default=[])
+    """Samples after which a wave is folded. Empty: no such discriminators."""
+    channels: list[PositiveInt] = Field(default=[16, 16, 32, 32], min_length=1)
+    """Channels of the convolutions of each discriminator, from input to output."""
+
+    @model_validator(mode="after")
+    def _something_judges(self) -> DiscriminatorConfig:
+        if not (self.resolutions or self.periods):
+            raise ValueError("at least one of resolutions and periods needs a number")
+        return self
+
+
+class AdversarialConfig(Schema):
+    """How a decoder is trained against discriminators: weights of the losses, and the discriminators' optimiser."""
+
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    kind: AdversarialKind = "hinge"
+    """The loss of the scores."""
+    weight: Weight = 1.0
+    """Weight of the loss of the decoded waves' scores."""
+    feature_matching: Weight = 2.0
+    """Weight of the distance between the features of true and decoded waves."""
+    reconstruction: Weight = 3.0
+    """Weight of the reconstruction loss beside the two."""
+    start_step: NonNegativeInt = 0
+    """First step at which discriminators are trained and count; before it there is the reconstruction loss alone."""
+    learning_rate: PositiveFloat = 3e-4
+    """Peak learning rate of the discriminators' AdamW."""
+    betas: tuple[Probability, Probability] = (0.8, 0.99)
+    """Its decay rates."""

@@ -1,0 +1,100 @@
+"""Training that starts from a release, and training of some of the parts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from audiovq.config import parse_config
+from audiovq.errors import CheckpointError, ConfigError
+from audiovq.models.autoencoder import Autoencoder
+from audiovq.models.tokenizer import AudioTokenizer
+from audiovq.training.autoencoder import train_autoencoder
+
+
+@pytest.fixture
+def start(experiment, tmp_path):
+    """A release that has been trained for a few steps."""
+    train_autoencoder(experiment(training={"steps": 3}), tmp_path / "first", "cpu")
+    return tmp_path / "first/release"
+
+
+@pytest.mark.parametrize("update", ["gradient", "ema"])
+@pytest.mark.parametrize("frozen", [["encoder"], ["bottleneck"], ["decoder"], ["encoder", "bottleneck"]])
+def test_frozen_parts_keep_every_bit_and_the_others_learn(experiment, tmp_path, update, frozen):
+    bottleneck = {"update": update}
+    train_autoencoder(experiment(bottleneck=bottleneck, training={"steps": 3}), tmp_path / "first", "cpu")
+    options = {"init_from": str(tmp_path / "first/release"), "freeze": frozen, "averaging_decay": 0.5}
+    train_autoencoder(experiment(bottleneck=bottleneck, training=options), tmp_path / "second", "cpu")
+    before = load_file(tmp_path / "first/release/model.safetensors")
+    state = load_file(tmp_path / "second/state.safetensors")
+    for kind in ("model", "average"):
+        changed = {name.split(".")[0] for name in before if not torch.equal(before[name], state[f"{kind}/{name}"])}
+        assert changed == {"encoder", "bottleneck", "decoder"} - {*frozen}
+
+
+def test_a_run_starts_with_the_release_s_weights(experiment, start, tmp_path):
+    options = {"steps": 1, "learning_rate": 1e-12, "init_from": str(start), "freeze": ["bottleneck"]}
+    train_autoencoder(experiment(training=options), tmp_path / "run", "cpu")
+    before, after = load_file(start / "model.safetensors"), load_file(tmp_path / "run/release/model.safetensors")
+    for name, tensor in before.items():
+        torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "message"),
+    [
+        ("bottleneck", {"codebook_size": 8}, r"has bottleneck\.codebook_size = 16, the config 8"),
+        ("decoder", {"layers": 1}, r"has decoder\.layers = 2, the config 1"),
+        ("encoder", {"channels": [4, 6, 10]}, r"has encoder\.channels = \[4, 6, 8\], the config \[4, 6, 10\]"),
+    ],
+)
+def test_a_release_of_another_model_is_refused_with_the_first_difference(
+    experiment, start, tmp_path, section, values, message
+):
+    config = experiment(**{section: values}, training={"init_from": str(start)})
+    with pytest.raises(ConfigError, match=message):
+        train_autoencoder(config, tmp_path / "run", "cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_release_that_is_not_there_is_refused(experiment, tmp_path):
+    with pytest.raises(CheckpointError, match="nowhere"):
+        train_autoencoder(experiment(training={"init_from": "/nowhere"}), tmp_path / "run", "cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_started_run_is_resumed_without_its_release(experiment, start, tmp_path):
+    config = experiment(training={"init_from": str(start), "steps": 2})
+    train_autoencoder(config, tmp_path / "run", "cpu")
+    start.rename(start.with_name("moved"))
+    assert train_autoencoder(config, tmp_path / "run", "cpu").step == 2
+
+
+def test_unknown_parts_and_combinations_that_train_nothing_are_refused(experiment, tmp_path):
+    plain = experiment().model_dump(mode="json")
+    plain["training"]["freeze"] = ["head"]
+    with pytest.raises(ConfigError, match=r"training\.freeze.*'encoder', 'bottleneck' or 'decoder'"):
+        parse_config(plain, type(experiment()), "tiny.yaml")
+    plain |= {"bottleneck": {"type": "gumbel"}}
+    plain["training"]["freeze"] = ["bottleneck"]
+    with pytest.raises(ConfigError, match="passes no gradient to the encoder"):
+        parse_config(plain, type(experiment()), "tiny.yaml")
+    everything = experiment(training={"freeze": ["encoder", "bottleneck", "decoder"]})
+    with pytest.raises(ConfigError, match="leaves no weights to train"):
+        train_autoencoder(everything, tmp_path / "run", "cpu")
+
+
+def test_an_averaged_model_has_batch_statistics_of_its_own_latents(experiment, tmp_path):
+    options = {"averaging_decay": 0.9, "learning_rate": 3e-2, "steps": 6, "valid_every": 6}
+    train_autoencoder(experiment(training=options), tmp_path, "cpu")
+    state = load_file(tmp_path / "state.safetensors")
+    config = experiment().model_part()
+    model = AudioTokenizer.from_pretrained(tmp_path / "release", "cpu").model
+    assert isinstance(model, Autoencoder)
+    name = "bottleneck.batch_norm.mean"
+    assert not torch.equal(state[f"average/{name}"], state[f"model/{name}"])
+    assert torch.equal(state["average/bottleneck.codebook"], state["model/bottleneck.codebook"])
+    assert torch.equal(model.state_dict()[name], state[f"average/{name}"])
+    assert config.bottleneck.type == "vq"
