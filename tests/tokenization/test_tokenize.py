@@ -433,7 +433,9 @@ def test_names_that_are_not_utf8_are_rejected_or_written(model, six_files, tmp_p
     folder.mkdir()
     (folder / "a.wav").write_bytes((six_files / "utt0.wav").read_bytes())
     run = tokenize(model, [folder, six_files], output)
-    assert [(item.utt_id, "its file name is no UTF-8" in item.reason) for item in run.rejected] == [("a", True)]
+    (rejected,) = run.rejected
+    assert rejected.utt_id.startswith("a")
+    assert rejected.reason.endswith("its path is not valid Unicode; rename it")
     assert len(list(TokenSet(output))) == 6
     assert tokenize(model, [folder, six_files], output).done == 0
 
