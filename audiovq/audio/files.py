@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soundfile
 
-from audiovq.audio.decoding import Decoder, NotReadError, Place, SoundDecoder, Span, unusable
+from audiovq.audio.decoding import Decoder, Place, Span, unusable
 from audiovq.audio.resampling import Resampler
+from audiovq.audio.sound import NotReadError, SoundDecoder
 from audiovq.errors import AudioError
 from audiovq.files import atomic_path
 

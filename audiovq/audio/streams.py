@@ -38,13 +38,13 @@ _COUNTED = frozenset({"tta", "ape", "wv", "mpc8", "flac"})
 class StreamDecoder(Decoder):
     """Decodes from the start on: only then is a piece equal to that of the whole, since decoders remember much."""
 
+    _container: InputContainer
+    _stream: AudioStream
+
     def __init__(self, place: Place, unread: str = "not asked"):
         self._place, self._unread = place, unread
         self.restart()
         self.sample_rate, self.channels = self._rate, self._channels
-
-    _container: InputContainer
-    _stream: AudioStream
 
     @property
     def length(self) -> int:

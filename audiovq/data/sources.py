@@ -78,7 +78,7 @@ class Item:
     def of_record(cls, record: Sequence[Any]) -> Item:
         """The item of what `dataclasses.astuple` made of it, as it comes back from JSON."""
         *known, member, problem = record
-        return replace(cls(*known), member=Member(*member) if member else None, problem=problem)
+        return cls(*known, member=Member(*member) if member else None, problem=problem)
 
     @property
     def name(self) -> str:
@@ -171,10 +171,10 @@ def _named(name: str, path: str, member: Member | None = None, problem: str | No
     utterance_id = re.sub(r"[/\s]+", "_", name)
     try:
         check_id(utterance_id)
-        if escape(path) != path:
-            raise ManifestError("its path is not valid Unicode")
     except ManifestError as error:
         problem, utterance_id = problem or f"{error}; rename it", safe_id(utterance_id)
+    if escape(path) != path:
+        problem = "its file name is no UTF-8; rename it"
     return Item(utterance_id, escape(path), problem=problem, member=member)
 
 

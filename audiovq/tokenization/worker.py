@@ -176,7 +176,7 @@ def _pieces_ahead(tokenizer: AudioTokenizer, source: AudioSource) -> Iterator[Fl
         yield piece[None]
 
 
-_PACKAGES = ("torch", "torchaudio", "numpy", "soundfile", "pyarrow")
+_PACKAGES = ("torch", "torchaudio", "numpy", "soundfile", "av", "pyarrow")
 
 
 @dataclass(frozen=True)
