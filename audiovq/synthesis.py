@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from audiovq.audio.files import AudioSource, save_audio
+from audiovq.devices import derive_seed
 from audiovq.errors import ConfigError, TokenError
 from audiovq.files import refuse_to_overwrite
 from audiovq.models.prior import CodePrior
@@ -93,7 +94,8 @@ def synthesize(
             seed=settings.seed,
             first=first,
         )
-        waves = tokenizer.decode(codes, num_samples, speaker=voices.decoder, seed=settings.seed)
+        seeds = [derive_seed(settings.seed, "decoder", number) for number in range(first, first + len(batch))]
+        waves = tokenizer.decode(codes, num_samples, speaker=voices.decoder, seed=seeds)
         for path, item, wave in zip(batch, codes, waves, strict=True):
             file = CodesFile(item.numpy().astype(np.uint16), num_samples, tokenizer.sample_rate, weights)
             save_codes(path.with_suffix(".npz"), file)

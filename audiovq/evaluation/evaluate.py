@@ -122,7 +122,7 @@ def evaluate(
             rejected[utterance.id] = str(error)
             continue
         voice = utterance.speaker if tokenizer.speakers else None
-        decoded, codes = tokenizer.reconstruct(original, rate, speaker=voice)
+        decoded, codes = tokenizer.reconstruct(original, rate, speaker=voice, seed=seed)
         decoded = decoded[0].cpu()
         noise = mean_spectrum_noise(spectrum, original.shape[-1], seed)
         result = Scores(

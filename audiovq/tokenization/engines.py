@@ -1,8 +1,6 @@
 """Who does the units of a tokenizing job: several processes on one machine, or actors on a Ray cluster.
 
-The processes are handed units as they ask for them. Parts that are fixed beforehand, as `--shard` has them, leave the
-faster processes idle at the end, and a launcher such as torchrun ends all of them as soon as one tells by its exit code
-of audio that cannot be used.
+The processes are handed units as they ask for them, so that all end at about the same time.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from audiovq.audio.files import AudioSource, find_audio_files
+from audiovq.devices import derive_seed
 from audiovq.errors import AudioVQError, OutputExistsError, SpeakerError, TokenError
 from audiovq.files import refuse_to_overwrite
 from audiovq.models.tokenizer import AudioTokenizer
@@ -133,7 +134,9 @@ def decode_tokens(
         target = output / f"{row.utt_id}.wav"
         try:
             voice = (speaker or row.speaker) if tokenizer.speakers else None
-            tokenizer.decode_to_file(row.codes, target, row.num_samples, speaker=voice)
+            # By its id, so that a decoder that draws draws other numbers for each utterance.
+            seed = derive_seed("decode", row.utt_id)
+            tokenizer.decode_to_file(row.codes, target, row.num_samples, speaker=voice, seed=seed)
         except (TokenError, SpeakerError) as error:
             failures.append(f"{row.utt_id}: {error}")
     return failures

@@ -25,7 +25,7 @@ class NoisyTokenizer:
         self.bitrate = 300.0 * num_codebooks
         self.noise = noise
 
-    def reconstruct(self, wave, sample_rate, speaker=None):
+    def reconstruct(self, wave, sample_rate, speaker=None, seed=0):
         assert (sample_rate, speaker) == (self.sample_rate, None)
         generator = torch.Generator().manual_seed(0)
         decoded = wave[None] + self.noise * torch.randn(wave.shape, generator=generator)
