@@ -26,6 +26,8 @@ WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 KINDS: dict[type[AutoencoderConfig | PriorConfig], str] = {AutoencoderConfig: "tokenizer", PriorConfig: "prior"}
 """What a released model is called, by the schema of its config."""
 
+PRETRAINED = Path(audiovq.__file__).parent / "pretrained"
+"""Folder of the models that come with audiovq, each in a folder of its name."""
 FORMATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
 """Number formats of a network's state, as safetensors calls them."""
 HALF = ("F16", "BF16")
@@ -62,7 +64,7 @@ def load_network(
 
 
 def locate(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
-    """The local folder of a released model, downloaded from the Hub if it is no folder but a Hub id.
+    """The local folder of a released model: a folder, a model that comes with audiovq, or one of the Hub, downloaded.
 
     Raises:
         CheckpointError: neither the folder nor the repository can be had.
@@ -73,6 +75,8 @@ def locate(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     if folder.exists():
         raise CheckpointError(f"{folder}: expected a model folder with {CONFIG} and {WEIGHTS}, found a file")
     parts = str(path_or_hub_id).split("/")
+    if len(parts) == 1 and (PRETRAINED / parts[0] / CONFIG).is_file():
+        return PRETRAINED / parts[0]
     if len(parts) != 2 or not all(parts) or parts[0] in {".", "..", "~"}:
         raise CheckpointError(f"{folder}: no such model folder")
 

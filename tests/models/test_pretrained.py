@@ -1,0 +1,56 @@
+"""The model that comes with audiovq: found by its name, and good enough to be worth it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from audiovq.evaluation.metrics import stoi
+from audiovq.models.release import CARD, PRETRAINED
+from audiovq.models.tokenizer import AudioTokenizer
+
+NAME = "speech-16k"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> AudioTokenizer:
+    return AudioTokenizer.from_pretrained(NAME, "cpu")
+
+
+def test_it_is_small_and_says_what_it_is(tokenizer):
+    files = list((PRETRAINED / NAME).iterdir())
+    assert sum(path.stat().st_size for path in files) < 25e6
+    card = (PRETRAINED / NAME / CARD).read_text()
+    assert "CC BY 4.0" in card
+    assert f"{tokenizer.num_parameters / 1e6:.1f} million" in card
+    assert (tokenizer.sample_rate, tokenizer.frame_rate, tokenizer.codebook_sizes) == (16000, 50.0, (1024,) * 6)
+    assert [tokenizer.bitrate_of(books) for books in (1, 3, 6)] == [500, 1500, 3000]
+
+
+def test_speech_stays_intelligible_and_more_codebooks_keep_more(tokenizer, speech_folder):
+    """On a voice, and in a language, that it was not trained on."""
+    from audiovq.audio import load_audio
+
+    wave, rate = load_audio(speech_folder / "june" / "fr-vm-intro.ogg")
+    codes = tokenizer.encode(wave, rate)
+    scores = [stoi(wave, tokenizer.decode(codes[:, :books], wave.shape[-1])[0], rate) for books in (1, 3, 6)]
+    assert scores == sorted(scores)
+    assert scores[1] > 0.75
+    assert scores[2] > 0.8
+
+
+def test_codes_are_those_of_any_batch_and_piece(tokenizer, mini_speech):
+    codes = tokenizer.encode(mini_speech, 16000)
+    batch = tokenizer.encode(torch.stack([mini_speech.flip(-1), mini_speech]), 16000)
+    assert torch.equal(batch[1:], codes)
+    stream = tokenizer.stream_encoder()
+    pieces = [stream(piece) for piece in mini_speech[None].split(7 * 320, -1)]
+    if mini_speech.shape[-1] % 320 == 0:
+        pieces.append(stream(mini_speech[None, :, :0], last=True))
+    assert torch.equal(torch.cat(pieces, -1), codes)
+
+
+def test_a_folder_of_that_name_wins(tiny_tokenizer, tmp_path, monkeypatch):
+    tiny_tokenizer().save_pretrained(tmp_path / NAME)
+    monkeypatch.chdir(tmp_path)
+    assert AudioTokenizer.from_pretrained(NAME, "cpu").num_codebooks == 1
