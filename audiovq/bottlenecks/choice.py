@@ -47,15 +47,16 @@ def choose(
     # No difference of weights is longer than this.
     longest = (2 * latent_weight.norm(dim=-1).max()).clamp(min=finfo.tiny)
     codes, margin = torch.empty(len(u), dtype=torch.long, device=z.device), torch.empty_like(small)
-    for rows in torch.arange(len(u), device=z.device).split(max(1, SCORES_PER_BLOCK // len(weight))):
-        rows = slice(int(rows[0]), int(rows[-1]) + 1)
+    size = max(1, SCORES_PER_BLOCK // len(weight))
+    for first in range(0, len(u), size):
+        rows = slice(first, first + size)
         scores = torch.addmm(bias, u[rows], weight.mT)
         best, codes[rows] = scores.max(-1)
         scores.scatter_(-1, codes[rows, None], -torch.inf)
         margin[rows] = (best - scores.max(-1).values - rounding[rows]) / longest
     # The bound above rules nearly all frames out.
     near = (margin < small).nonzero().squeeze(-1)
-    for rows in near.split(max(1, SCORES_PER_BLOCK // len(weight))):
+    for rows in near.split(size):
         scores = torch.addmm(bias, u[rows], weight.mT)
         lead = scores - (scores.max(-1, keepdim=True).values - rounding[rows, None])
         codes[rows] = (lead >= 0).to(torch.uint8).argmax(-1)

@@ -435,7 +435,7 @@ def test_names_that_are_not_utf8_are_rejected_or_written(model, six_files, tmp_p
     run = tokenize(model, [folder, six_files], output)
     (rejected,) = run.rejected
     assert rejected.utt_id.startswith("a")
-    assert rejected.reason.endswith("its path is not valid Unicode; rename it")
+    assert rejected.reason.endswith("its file name is no UTF-8; rename it")
     assert len(list(TokenSet(output))) == 6
     assert tokenize(model, [folder, six_files], output).done == 0
 
