@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -110,7 +111,7 @@ class CropSampler:
 
     def _crop(self, number: int, place: float, speed: float) -> tuple[Float[Tensor, "1 time"], int]:
         """A crop, and its first sample in the utterance."""
-        needed = -(-round(self.crop_samples * speed * 1000) // 1000) + 1 if speed != 1 else self.crop_samples
+        needed = self.crop_samples if speed == 1 else math.ceil(self.crop_samples * speed) + 1
         if self._memory is None:
             source = self.utterances[number].listed_source()
             spare = source.length_at(self.sample_rate) - needed

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from audiovq.bottlenecks.base import Bottleneck, BottleneckOutput
 from audiovq.config import AutoencoderConfig
 from audiovq.nn.decoder import Decoder, DecoderOutput
-from audiovq.nn.source import SourceDecoder
 
 
 @dataclass(kw_only=True)
@@ -74,14 +73,8 @@ class Autoencoder(nn.Module):
         padded = F.pad(wave, (self.delay.samples, missing + self.delay.look_ahead))
         return self.encoder(padded)[..., self.delay.frames :]
 
-    @property
-    def wants_pitch(self) -> bool:
-        """Whether the decoder is trained with the true pitch."""
-        return isinstance(self.decoder, SourceDecoder)
-
     def pitch_times(self, num_samples: int) -> Int[Tensor, " hops"]:
         """Samples of a signal of whole frames at which `forward` wants to know the pitch."""
-        assert isinstance(self.decoder, SourceDecoder)
         return self.decoder.pitch_times(num_samples // self.hop_length, self.look_ahead)
 
     def whole_frames(self, wave: Float[Tensor, "batch 1 time"]) -> Float[Tensor, "batch 1 time2"]:

@@ -13,6 +13,7 @@ from audiovq.devices import full_float32
 from audiovq.models.autoencoder import Autoencoder
 
 PROBE_SECONDS = 1.28
+"""Length of the signal that shows how far latents are off."""
 SAFETY = 2
 """How many times larger the errors of latents may be than the largest that a probe shows. What counts is their part
 along the direction that decides between two codes, which is smaller already."""

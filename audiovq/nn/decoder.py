@@ -36,6 +36,13 @@ class Decoder(nn.Module):
         input [B, D, F]; output [B, 1, F * hop_length].
     """
 
+    wants_pitch = False
+    """Whether it is trained with the true pitch."""
+
+    def pitch_times(self, num_frames: int, look_ahead: int) -> Int[Tensor, " hops"]:
+        """Samples of the signal at which `reconstruct` wants to know the pitch, for so many frames of latents."""
+        raise NotImplementedError(f"{type(self).__name__} is trained without the pitch")
+
     def reconstruct(
         self,
         latents: Float[Tensor, "batch dim frames"],

@@ -64,6 +64,7 @@ class SourceDecoder(Decoder):
     """
 
     window: Tensor
+    wants_pitch = True
 
     @classmethod
     def of(cls, config: AutoencoderConfig) -> SourceDecoder:
@@ -130,7 +131,6 @@ class SourceDecoder(Decoder):
         return DecoderOutput(wave, terms=terms)
 
     def pitch_times(self, num_frames: int, look_ahead: int) -> Int[Tensor, " hops"]:
-        """Samples of the signal at which `reconstruct` wants to know the pitch, for so many frames of latents."""
         hops = torch.arange((num_frames + look_ahead) * self.subframes)
         return (hops + self.overlap - look_ahead * self.subframes) * self.hop
 

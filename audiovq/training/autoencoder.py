@@ -110,7 +110,9 @@ class AutoencoderTask(Task[Autoencoder]):
         )
         if data.memory_gib:
             self.sampler.keep_in_memory(data.memory_gib, data.workers)
-        self.pitch = PitchTargets(self.model, self.sampler, train, data.pitch) if self.model.wants_pitch else None
+        self.pitch = (
+            PitchTargets(self.model, self.sampler, train, data.pitch) if self.model.decoder.wants_pitch else None
+        )
         self.inputs = ["wave", *(["speaker"] if config.speakers else []), *(["f0"] if self.pitch else [])]
         self.audio_seconds = crop_samples / config.sample_rate * data.batch_size * accelerator.num_processes
         self.workers = data.workers
