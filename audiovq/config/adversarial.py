@@ -39,7 +39,10 @@ class AdversarialConfig(Schema):
     feature_matching: Weight = 2.0
     """Weight of the distance between the features of true and decoded waves."""
     reconstruction: Weight = 3.0
-    """Weight of the reconstruction loss beside the two."""
+    """Weight of the reconstruction loss beside the two, from the first step at which they count."""
+    balance: bool = False
+    """Give the three losses' gradients at the decoded waves sizes in the ratio of their weights (EnCodec), whatever the
+    losses' own scales."""
     start_step: NonNegativeInt = 0
     """First step at which discriminators are trained and count; before it there is the reconstruction loss alone."""
     learning_rate: PositiveFloat = 3e-4

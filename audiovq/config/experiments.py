@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from audiovq.config.adversarial import AdversarialConfig
 from audiovq.config.models import AutoencoderConfig
 from audiovq.config.schema import PositiveFloat, PositiveInt, Probability, Schema, Weight
 
@@ -143,6 +144,8 @@ class ExperimentConfig(AutoencoderConfig):
     """A whole training run: the model and how it is trained."""
 
     loss: LossConfig = LossConfig()
+    adversarial: AdversarialConfig | None = None
+    """Discriminators that the decoded waves are trained against, too. None: there are none."""
     data: DataConfig
     training: AutoencoderTrainingConfig
 
@@ -169,6 +172,8 @@ class ExperimentConfig(AutoencoderConfig):
         if self.decoder.type == "wavenet" and (of_waves or not self.loss.mu_law):
             zeros = "".join(f", {name}: 0" for name in of_waves)
             raise ValueError(f"loss: decoder.type wavenet is trained by mu_law alone; set mu_law: 1{zeros}")
+        if self.decoder.type == "wavenet" and self.adversarial is not None:
+            raise ValueError("adversarial: decoder.type wavenet gives no wave in training; leave it out")
         if self.decoder.type != "wavenet" and self.loss.mu_law:
             raise ValueError(f"loss.mu_law: is for decoder.type wavenet, found {self.decoder.type}; set mu_law: 0")
         return self

@@ -62,10 +62,10 @@ def feature_matching_loss(true: Sequence[Sequence[Tensor]], decoded: Sequence[Se
 
 
 class GradientBalancer(nn.Module):
-    """Losses whose gradients at a network's output have sizes in the ratio of their weights, whatever their own scales.
+    """Gives losses' gradients at a network's output sizes in the ratio of their weights, whatever their own scales.
 
-    The gradient at the output is sum_i (w_i / sum_j w_j) g_i / <|g_i|>, where g_i is that of loss i and <> an
-    exponential moving average over steps (Défossez et al., 2022, section 3.4, with R = 1).
+    The gradient is sum_i (w_i / sum_j w_j) g_i / <|g_i|>, where g_i is that of loss i and <> an exponential moving
+    average over steps (Défossez et al., 2022, section 3.4, with R = 1).
     """
 
     norms: Tensor
@@ -78,11 +78,8 @@ class GradientBalancer(nn.Module):
         self.register_buffer("norms", torch.zeros(len(weights)))
         self.register_buffer("seen", torch.zeros(()))
 
-    def forward(self, losses: Mapping[str, Tensor], output: Tensor) -> Float[Tensor, ""]:
-        """A scalar of no meaning but its gradient, which reaches the network through `output` alone.
-
-        Each loss is to be a function of `output`; what else the network minimises is added to the result.
-        """
+    def forward(self, losses: Mapping[str, Tensor], output: Tensor) -> Tensor:
+        """The balanced gradient at `output`, of which each loss is a function; their graphs are kept."""
         gradients = [torch.autograd.grad(losses[name], output, retain_graph=True)[0] for name in self.shares]
         found = mean_over_processes(torch.stack([gradient.norm() for gradient in gradients]))
         self.norms.lerp_(found, 1 - self.decay)
@@ -90,8 +87,7 @@ class GradientBalancer(nn.Module):
         # `seen` makes up for the zeros from which the average started.
         means = (self.norms / self.seen).clamp(min=TINY).unbind()
         triples = zip(self.shares.values(), gradients, means, strict=True)
-        gradient = torch.stack([share * gradient / mean for share, gradient, mean in triples]).sum(0)
-        return (output * gradient).sum()
+        return torch.stack([share * gradient / mean for share, gradient, mean in triples]).sum(0)
 
 
 def _mean(losses: Sequence[Tensor]) -> Tensor:

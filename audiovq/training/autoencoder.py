@@ -68,7 +68,10 @@ def train_autoencoder(
     if start is not None:
         check_same_model(config, start[0])
     accelerator = start_accelerator(device, config.training)
-    task = AutoencoderTask(config, train, valid, accelerator, Path(output) / RELEASE)
+    kind = AutoencoderTask
+    if config.adversarial is not None:
+        from audiovq.training.adversarial import AdversarialTask as kind
+    task = kind(config, train, valid, accelerator, Path(output) / RELEASE)
     if start is not None:
         task.model.load_state_dict(start[1].state_dict())
     data = {f"data.{name}": list(map(manifest_digest, part)) for name, part in (("train", train), ("valid", valid))}
@@ -124,18 +127,31 @@ class AutoencoderTask(Task[Autoencoder]):
         return tuple(tensor for tensor in found if tensor is not None)
 
     def update(self, step: int, batch: Batch) -> dict[str, Tensor]:
-        network, bottleneck = self.networks["model"], self.model.bottleneck
-        network.train()
+        output = self.run(step, batch)
+        reconstruction, terms = self.loss(output.prediction, true_waves(batch, output))
+        return self.descend(output, reconstruction, reconstruction.mean(), terms)
+
+    def run(self, step: int, batch: Batch) -> AutoencoderOutput:
+        """The network's output for a training batch."""
+        self.networks["model"].train()
         for part in self.frozen:
             part.eval()  # Its statistics stay as they are, too.
-        bottleneck.set_step(step)
+        self.model.bottleneck.set_step(step)
         with self.accelerator.autocast():
-            output = network(**dict(zip(self.inputs, batch, strict=True)))
-        reconstruction, terms = self.loss(output.prediction, batch[0].repeat(output.bottleneck.samples, 1, 1))
-        total = reconstruction.mean() + self.config.loss.bottleneck * output.bottleneck.loss
-        total = total + bottleneck.surrogate_loss(output.bottleneck, reconstruction)
+            return self.networks["model"](**dict(zip(self.inputs, batch, strict=True)))
+
+    def descend(
+        self,
+        output: AutoencoderOutput,
+        reconstruction: Float[Tensor, " batch"],
+        total: Tensor,
+        terms: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """One step down a loss of the waves, to which the bottleneck's loss and the decoder's terms are added."""
+        total = total + self.config.loss.bottleneck * output.bottleneck.loss
+        total = total + self.model.bottleneck.surrogate_loss(output.bottleneck, reconstruction)
         total = total + self.config.loss.of_decoder(output.terms)
-        norm = descend(self.accelerator, total, network, self.optimizers["generator"], self.config.training.clip_norm)
+        norm = self.step("generator", total, self.networks["model"])
         return {
             "loss": total.detach(),
             **terms,
@@ -144,6 +160,10 @@ class AutoencoderTask(Task[Autoencoder]):
             **output.bottleneck.metrics,
             "gradient_norm": norm,
         }
+
+    def step(self, name: str, loss: Tensor, network: nn.Module) -> Tensor:
+        """A step of one optimiser; returns the norm that the gradient had."""
+        return descend(self.accelerator, loss, network, self.optimizers[name], self.config.training.clip_norm)
 
     def validate(self, model: Autoencoder, log: RunLog | None, step: int, brief: bool) -> dict[str, float]:
         chosen = evenly_spread(self.valid, 2 if brief else self.config.training.valid_utterances)
@@ -162,6 +182,11 @@ class AutoencoderTask(Task[Autoencoder]):
     def _latents(self, model: Autoencoder, wave: Tensor) -> Tensor:
         with self.accelerator.autocast():
             return model.encode(wave).float()
+
+
+def true_waves(batch: Batch, output: AutoencoderOutput) -> Float[Tensor, "batch 1 time"]:
+    """The waves of a batch, once for each sample that the bottleneck drew."""
+    return batch[0].repeat(output.bottleneck.samples, 1, 1)
 
 
 @torch.no_grad()

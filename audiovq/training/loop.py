@@ -47,7 +47,7 @@ class Task(ABC, Generic[Network]):
     model: Network
     """What is averaged, validated and released."""
     modules: dict[str, nn.Module]
-    """All networks that learn, `model` among them, by the names under which the state holds them."""
+    """All that an update changes, `model` among them, by the names under which the state holds them."""
     optimizers: dict[str, torch.optim.Optimizer]
     """By name. The loop sets their learning rates: each one's own, which is the peak, times the schedule."""
     networks: dict[str, nn.Module]
@@ -56,6 +56,8 @@ class Task(ABC, Generic[Network]):
     """Audio in one step, over all processes."""
     workers: int = 1
     """Threads that call `batch` ahead of the loop."""
+    keeps_best: bool = True
+    """Whether the model of the least loss in validation is released, rather than the last one."""
 
     @abstractmethod
     def batch(self, index: int) -> Batch:
@@ -113,7 +115,7 @@ class TrainingRun:
             **({"average": self.average.model} if self.average is not None else {}),
         }
         self.progress = load_state(folder.state, self.parts) if folder.resumes else Progress()
-        task.networks = {name: accelerator.prepare_model(module) for name, module in task.modules.items()}
+        task.networks = {name: on_all_processes(accelerator, module) for name, module in task.modules.items()}
         self.log: RunLog | None = None
         self.terminal: Terminal | None = None
 
@@ -207,7 +209,7 @@ class TrainingRun:
         if self.log is not None:
             self.log.scalars(step, "valid", metrics)
         terminal.valid(step, metrics)
-        if self.progress.best is None or metrics["loss"] < self.progress.best["loss"]:
+        if self.progress.best is None or not self.task.keeps_best or metrics["loss"] < self.progress.best["loss"]:
             self.progress.best = {"step": float(step), **metrics}
             if self.accelerator.is_main_process:
                 self.task.release(candidate)
@@ -265,6 +267,12 @@ class StopSignals:
         self._caught = number
         if number == signal.SIGINT and not is_distributed():
             signal.signal(number, self._before[number])
+
+
+def on_all_processes(accelerator: Accelerator, module: nn.Module) -> nn.Module:
+    """A module as updates call it; gradients are averaged over processes, if it has weights that learn."""
+    learns = any(parameter.requires_grad for parameter in module.parameters())
+    return accelerator.prepare_model(module) if learns else module
 
 
 def check_finite(metrics: Mapping[str, float], step: int) -> None:

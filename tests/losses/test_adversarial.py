@@ -90,7 +90,7 @@ def test_the_size_of_features_does_not_matter_unless_there_is_nothing():
 def test_balanced_gradients_have_sizes_in_the_ratio_of_the_weights():
     output = torch.randn(2, 1, 50, requires_grad=True)
     losses = {"loud": 1000 * output[..., :20].sum(), "quiet": 1e-3 * output[..., 20:].square().sum()}
-    gradient = torch.autograd.grad(GradientBalancer({"loud": 1.0, "quiet": 3.0})(losses, output), output)[0]
+    gradient = GradientBalancer({"loud": 1.0, "quiet": 3.0})(losses, output)
     assert gradient[..., :20].norm().item() == pytest.approx(1 / 4, rel=1e-5)
     assert gradient[..., 20:].norm().item() == pytest.approx(3 / 4, rel=1e-5)
     torch.testing.assert_close(gradient[..., :20], torch.full((2, 1, 20), 0.25 / 40**0.5))
@@ -100,15 +100,13 @@ def test_balancing_divides_by_the_moving_average_of_the_norms():
     balancer, scales, found = GradientBalancer({"only": 1.0}, decay=0.75), (1.0, 5.0, 2.0), []
     for scale in scales:
         output = torch.ones(4, requires_grad=True)
-        found += [torch.autograd.grad(balancer({"only": scale * output.sum()}, output), output)[0].norm().item()]
+        found += [balancer({"only": scale * output.sum()}, output).norm().item()]
     averages = [np.average(scales[: n + 1], weights=0.75 ** np.arange(n, -1, -1)) for n in range(3)]
     assert found == pytest.approx([scale / average for scale, average in zip(scales, averages, strict=True)])
     assert set(balancer.state_dict()) == {"norms", "seen"}
 
 
-def test_balancing_passes_through_the_network_and_stands_a_loss_without_slope():
-    network, x = torch.nn.Linear(3, 2), torch.randn(5, 3)
-    output = network(x)
-    total = GradientBalancer({"some": 1.0, "none": 1.0})({"some": output.sum(), "none": 0 * output.sum()}, output)
-    total.backward()
-    torch.testing.assert_close(network.bias.grad, torch.full((2,), 0.5 * 5 / 10**0.5))
+def test_balancing_stands_a_loss_without_slope():
+    output = torch.randn(5, 2, requires_grad=True)
+    gradient = GradientBalancer({"some": 1.0, "none": 1.0})({"some": output.sum(), "none": 0 * output.sum()}, output)
+    torch.testing.assert_close(gradient, torch.full((5, 2), 0.5 / 10**0.5))

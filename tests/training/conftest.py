@@ -72,8 +72,9 @@ def experiment(manifests) -> Callable[..., ExperimentConfig]:
             "training": {"steps": 8, "warmup_steps": 2, "log_every": 1, "valid_every": 3, "valid_utterances": 2},
         }
         for name, section in sections.items():
-            same_type = section.get("type", config[name].get("type")) == config[name].get("type")
-            config[name] = {**config[name], **section} if same_type else section
+            ours = config.get(name, {})
+            same_type = section.get("type", ours.get("type")) == ours.get("type")
+            config[name] = {**ours, **section} if same_type else section
         return ExperimentConfig.model_validate(config)
 
     return make

@@ -104,6 +104,9 @@ def configs(experiment, wavenet) -> dict[str, ExperimentConfig]:
         "wavenet": experiment(training=options, **wavenet),
         "residual": experiment(bottleneck=residual, training=options),
         "fsq": experiment(bottleneck=fsq, training=options),
+        "adversarial": experiment(
+            adversarial={"discriminator": {"resolutions": [128], "channels": [4]}, "balance": True}, training=options
+        ),
     }
 
 
@@ -147,7 +150,7 @@ def trained(folder, configs, of_prior) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [*UPDATES, "wavenet", "residual", "fsq"])
+@pytest.mark.parametrize("name", [*UPDATES, "wavenet", "residual", "fsq", "adversarial"])
 def test_weights_codebooks_and_statistics_are_equal_on_both(trained, name):
     ranks = [load_file(trained / name / f"rank-{rank}.safetensors") for rank in range(2)]
     assert not torch.equal(ranks[0].pop("first batch"), ranks[1].pop("first batch"))

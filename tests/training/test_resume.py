@@ -27,6 +27,14 @@ CASES = {
     "gaussian": {"bottleneck": {"type": "gaussian", "code_dim": 4, "kl_warmup_steps": 6}},
     "gumbel": {"bottleneck": {"type": "gumbel", "codebook_size": 16, "anneal_steps": 6}},
     "reinforce": {"bottleneck": {"type": "reinforce", "codebook_size": 16, "baseline": "moving_average"}},
+    "adversarial": {
+        "adversarial": {"discriminator": {"resolutions": [128], "periods": [3], "channels": [4]}, "start_step": 2},
+        "training": {"averaging_decay": 0.7},
+    },
+    "adversarial, balanced": {
+        "adversarial": {"discriminator": {"resolutions": [128], "channels": [4]}, "balance": True},
+        "training": {"freeze": ["encoder", "bottleneck"]},
+    },
 }
 
 
@@ -43,16 +51,16 @@ def assert_same_run(one: Path, other: Path) -> None:
 @contextmanager
 def signal_during(step: int, number: int) -> Iterator[None]:
     """Send a signal to this process while it computes a step (from 1; the rehearsal makes no more than two)."""
-    original = AutoencoderTask.update
+    original = AutoencoderTask.run
 
-    def update(task, at, batch):
-        metrics = original(task, at, batch)
+    def run(task, at, batch):
+        output = original(task, at, batch)
         if at == step - 1:
             os.kill(os.getpid(), number)
-        return metrics
+        return output
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(AutoencoderTask, "update", update)
+        patch.setattr(AutoencoderTask, "run", run)
         yield
 
 
@@ -86,7 +94,7 @@ def test_a_run_stopped_by_a_signal_and_resumed_equals_an_uninterrupted_one(case,
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-@pytest.mark.parametrize("case", ["gradient", "ema and averaging"])
+@pytest.mark.parametrize("case", ["gradient", "ema and averaging", "adversarial"])
 def test_a_run_killed_after_a_checkpoint_equals_an_uninterrupted_one(case, experiment, tmp_path):
     """As a crash leaves it: an old state, with lines that were logged after it, the last one cut off."""
     config = experiment(**CASES[case])
