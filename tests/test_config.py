@@ -211,7 +211,7 @@ def test_a_wavenet_decoder_is_trained_by_mu_law_alone(load):
 def test_other_decoders_are_not_trained_by_mu_law(load):
     expected = "loss.mu_law: is for decoder.type wavenet, found transposed; set mu_law: 0"
     assert message_of(load, "loss.mu_law=1").endswith(expected)
-    assert "at least one of l1, l2, mel, stft and mu_law" in message_of(load, "loss.mel=0", "loss.stft=0")
+    assert "at least one of l1, l2, mel, stft, compressed and mu_law" in message_of(load, "loss.mel=0", "loss.stft=0")
 
 
 @pytest.mark.parametrize(

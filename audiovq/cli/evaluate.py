@@ -1,4 +1,4 @@
-"""`audiovq evaluate` and `info`: what a model is, and how good."""
+"""`audiovq evaluate`, `info` and `models`: what a model is, and how good."""
 
 from __future__ import annotations
 
@@ -73,3 +73,22 @@ def info(
     kind = CodePrior if release.kind_of(release.locate(model)) == "prior" else AudioTokenizer
     for name, value in kind.from_pretrained(model, "cpu").describe().items():
         say(f"{name:<16} {value}")
+
+
+@app.command()
+def models() -> None:
+    """List the models that come with audiovq, and how good each was found to be."""
+    from audiovq.models.pretrained import pretrained_models
+
+    for found in pretrained_models():
+        config = found.config
+        say(
+            f"{found.name}: {config.sample_rate / 1000:g} kHz, {config.frame_rate:g} frames/s, "
+            f"{found.num_parameters / 1e6:.1f} M parameters, {found.num_bytes / 1e6:.1f} MB"
+        )
+        names = list(found.rates[0].metrics) if found.rates else []
+        say("  ".join(["  codebooks  kbit/s", *names]))
+        for rate in found.rates:
+            figures = [f"{rate.metrics[name]:>{len(name)}.3g}" for name in names]
+            say("  ".join([f"  {rate.codebooks:>9}  {rate.bitrate / 1000:>6g}", *figures]))
+        say(*(f"  {line}" for line in found.conditions))

@@ -49,7 +49,7 @@ from audiovq.config.reading import (
     load_config,
     parse_config,
 )
-from audiovq.config.schema import PartConfig
+from audiovq.config.schema import ConvNeXtConfig, PartConfig
 
 __all__ = [
     "AdversarialConfig",
@@ -61,6 +61,7 @@ __all__ = [
     "CategoricalConfig",
     "CodesConfig",
     "ConvEncoderConfig",
+    "ConvNeXtConfig",
     "DataConfig",
     "DecoderConfig",
     "DiscriminatorConfig",

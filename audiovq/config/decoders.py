@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from audiovq.config.encoders import ConvEncoderConfig, require_rates
-from audiovq.config.schema import Layers, LookAhead, PartConfig, Probability, Schema, Size
+from audiovq.config.schema import ConvNeXtConfig, Layers, LookAhead, PartConfig, Probability, Schema, Size
 
 if TYPE_CHECKING:
     from audiovq.config.models import AutoencoderConfig
@@ -34,19 +34,13 @@ class TransposedDecoderConfig(PartConfig):
         require_rates(config.encoder.strides, self.channels, self.dilations, "decoder: ")
 
 
-class ISTFTDecoderConfig(PartConfig):
+class ISTFTDecoderConfig(ConvNeXtConfig):
     """ConvNeXt-like blocks at the frame rate and an inverse STFT head (Vocos; Siuzdak, 2023), causal."""
 
     implementation: ClassVar[str] = "audiovq.nn.istft:ISTFTDecoder"
     type: Literal["istft"] = "istft"
     dim: Size = 384
-    """Channels of the blocks."""
     layers: Layers = 8
-    """Number of blocks."""
-    kernel_size: Size = 7
-    """Kernel of the depthwise convolution of a block."""
-    expansion: Size = 3
-    """Width of a block's hidden layer, as a multiple of `dim`."""
     subframes: Size = 4
     """Spectral frames that one code frame emits; the STFT's hop is hop_length / subframes."""
     overlap: Annotated[Size, Field(ge=2)] = 4
@@ -60,19 +54,13 @@ class ISTFTDecoderConfig(PartConfig):
             raise ValueError(f"decoder.subframes: {self.subframes} does not divide the hop length {config.hop_length}")
 
 
-class SourceDecoderConfig(PartConfig):
+class SourceDecoderConfig(ConvNeXtConfig):
     """ConvNeXt-like blocks at the frame rate, then harmonic pulses and noise that are filtered as spectra."""
 
     implementation: ClassVar[str] = "audiovq.nn.source:SourceDecoder"
     type: Literal["source"] = "source"
     dim: Size = 320
-    """Channels of the blocks."""
     layers: Layers = 8
-    """Number of blocks."""
-    kernel_size: Size = 7
-    """Kernel of the depthwise convolution of a block."""
-    expansion: Size = 3
-    """Width of a block's hidden layer, as a multiple of `dim`."""
     subframes: Size = 4
     """Hops of the source in a frame, each with filters of its own."""
     overlap: Annotated[Size, Field(ge=3)] = 4

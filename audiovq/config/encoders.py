@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from audiovq.config.schema import Layers, LookAhead, PartConfig, Size
+from audiovq.config.schema import ConvNeXtConfig, Layers, LookAhead, PartConfig, Size
 
 
 class ConvEncoderConfig(PartConfig):
@@ -49,7 +49,7 @@ def require_rates(strides: list[int], channels: list[int], dilations: list[list[
         )
 
 
-class SpectralEncoderConfig(PartConfig):
+class SpectralEncoderConfig(ConvNeXtConfig):
     """A log-mel spectrogram by a fixed filter bank, frames of it stacked to the frame rate, ConvNeXt blocks there."""
 
     implementation: ClassVar[str] = "audiovq.nn.spectral:SpectralEncoder"
@@ -66,13 +66,7 @@ class SpectralEncoderConfig(PartConfig):
     """Bins from 0 Hz up of a second spectrum, that of a window of twice the length: low voices' harmonics are narrower
     than mel bands, and a decoder that starts from a source has to know the pitch exactly. 0: there is none."""
     dim: Size = 256
-    """Channels of the blocks."""
     layers: Layers = 6
-    """Number of blocks."""
-    kernel_size: Size = 7
-    """Kernel of the depthwise convolution of a block."""
-    expansion: Size = 3
-    """Width of a block's hidden layer, as a multiple of `dim`."""
     look_ahead: LookAhead = 0
     """Samples behind its own that a frame sees, too."""
 

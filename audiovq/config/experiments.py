@@ -12,11 +12,15 @@ from audiovq.config.adversarial import AdversarialConfig
 from audiovq.config.models import AutoencoderConfig
 from audiovq.config.schema import PositiveFloat, PositiveInt, Probability, Schema, Weight
 
+OF_WAVES = ("l1", "l2", "mel", "stft", "compressed")
+"""Reconstruction losses that compare waves."""
+
 
 class LossConfig(Schema):
     """Weights of the reconstruction losses. A loss of weight 0 is not computed.
 
-    `decoder.type: wavenet` is trained by `mu_law` alone; the other decoders by any of `l1`, `l2`, `mel` and `stft`.
+    `decoder.type: wavenet` is trained by `mu_law` alone; the other decoders by any of `l1`, `l2`, `mel`,
+    `stft` and `compressed`.
     """
 
     l1: Weight = 0.0
@@ -27,6 +31,8 @@ class LossConfig(Schema):
     """L1 distance of log-mel spectrograms, averaged over `fft_sizes`."""
     stft: Weight = 1.0
     """Spectral convergence plus L1 of log magnitudes, averaged over `fft_sizes` (Yamamoto et al., 2020)."""
+    compressed: Weight = 0.0
+    """Relative difference of mel magnitudes to the power of 0.3, averaged over `fft_sizes`."""
     pitch: Weight = 2.0
     """Error of the pitch that the decoder says, in octaves, on voiced hops. For `decoder.type: source` alone."""
     voicing: Weight = 0.5
@@ -44,8 +50,8 @@ class LossConfig(Schema):
 
     @model_validator(mode="after")
     def _something_is_minimised(self) -> LossConfig:
-        if not (self.l1 or self.l2 or self.mel or self.stft or self.mu_law):
-            raise ValueError("at least one of l1, l2, mel, stft and mu_law needs a weight above 0")
+        if not (any(getattr(self, name) for name in OF_WAVES) or self.mu_law):
+            raise ValueError(f"at least one of {', '.join(OF_WAVES)} and mu_law needs a weight above 0")
         return self
 
 
@@ -168,7 +174,7 @@ class ExperimentConfig(AutoencoderConfig):
 
     @model_validator(mode="after")
     def _loss_fits_the_decoder(self) -> ExperimentConfig:
-        of_waves = [name for name in ("l1", "l2", "mel", "stft") if getattr(self.loss, name)]
+        of_waves = [name for name in OF_WAVES if getattr(self.loss, name)]
         if self.decoder.type == "wavenet" and (of_waves or not self.loss.mu_law):
             zeros = "".join(f", {name}: 0" for name in of_waves)
             raise ValueError(f"loss: decoder.type wavenet is trained by mu_law alone; set mu_law: 1{zeros}")

@@ -38,3 +38,16 @@ class PartConfig(Schema):
         """The part of the model that `config`, to which these settings belong, asks for."""
         module, _, name = self.implementation.partition(":")
         return getattr(import_module(module), name).of(config)
+
+
+class ConvNeXtConfig(PartConfig):
+    """A part whose work is done by ConvNeXt blocks at the frame rate."""
+
+    dim: Size
+    """Channels of the blocks."""
+    layers: Layers
+    """Number of blocks."""
+    kernel_size: Size = 7
+    """Kernel of the depthwise convolution of a block."""
+    expansion: Size = 3
+    """Width of a block's hidden layer, as a multiple of `dim`."""

@@ -18,6 +18,8 @@ FLOOR = 1e-5
 """Magnitudes below this count as this, before a logarithm is taken."""
 QUIET = 1e-2
 """Root mean square magnitude of a spectrogram below which a signal counts as silent."""
+COMPRESSION = 0.3
+"""Exponent to which magnitudes are compressed (Ephrat et al., 2018, "Looking to Listen at the Cocktail Party")."""
 
 
 class ReconstructionLoss(nn.Module):
@@ -26,6 +28,8 @@ class ReconstructionLoss(nn.Module):
     - `l1`, `l2`: mean absolute and mean squared error of the waveform.
     - `mel`: mean absolute difference of log-mel magnitudes, averaged over the FFT sizes; an FFT of N samples has
       N / 16 mel bands.
+    - `compressed`: mean absolute difference of mel magnitudes to the power of 0.3, relative to their mean in the
+      reference, averaged over the FFT sizes. What is loud counts for more than it does in logarithms.
     - `stft`: spectral convergence || S - S' || / || S || plus mean absolute difference of log magnitudes, averaged
       over the FFT sizes (Yamamoto et al., 2020, "Parallel WaveGAN", eq. 3 to 5).
 
@@ -36,7 +40,7 @@ class ReconstructionLoss(nn.Module):
     def __init__(self, config: LossConfig, sample_rate: int):
         super().__init__()
         self.config = config
-        self.spectral = bool(config.mel or config.stft)
+        self.spectral = bool(config.mel or config.stft or config.compressed)
         self.scales = nn.ModuleList(SpectralDistance(size, sample_rate, config) for size in config.fft_sizes)
 
     def forward(
@@ -102,8 +106,12 @@ class SpectralDistance(nn.Module):
     def forward(self, y: Float[Tensor, "batch time"], x: Float[Tensor, "batch time"]) -> dict[str, Tensor]:
         ys, xs = self.magnitude(y), self.magnitude(x)
         distances = {}
-        if self.config.mel:
-            distances["mel"] = log_distance((ys @ self.bands).clamp(min=FLOOR), (xs @ self.bands).clamp(min=FLOOR))
+        if self.config.mel or self.config.compressed:
+            y_mel, x_mel = ((magnitude @ self.bands).clamp(min=FLOOR) for magnitude in (ys, xs))
+            if self.config.mel:
+                distances["mel"] = log_distance(y_mel, x_mel)
+            if self.config.compressed:
+                distances["compressed"] = compressed_distance(y_mel, x_mel)
         if self.config.stft:
             # Without a floor one crop of silence would outweigh a whole batch of speech.
             least = QUIET * math.sqrt(xs.shape[1] * xs.shape[2])
@@ -154,3 +162,11 @@ def log_distance(
 ) -> Float[Tensor, " batch"]:
     """Mean absolute difference of the natural logarithms of positive numbers."""
     return (y / x).log().abs().mean((1, 2))
+
+
+def compressed_distance(
+    y: Float[Tensor, "batch frames bands"], x: Float[Tensor, "batch frames bands"]
+) -> Float[Tensor, " batch"]:
+    """Mean absolute difference of compressed magnitudes, relative to their mean in x."""
+    loud = x.pow(COMPRESSION)
+    return (y.pow(COMPRESSION) - loud).abs().mean((1, 2)) / loud.mean((1, 2)).clamp(min=(10 * FLOOR) ** COMPRESSION)

@@ -237,14 +237,23 @@ def serialize(weights: Mapping[str, Tensor]) -> bytes:
 
 
 def write(
-    folder: str | Path, config: AutoencoderConfig | PriorConfig, weights: Mapping[str, Tensor], card: str
+    folder: str | Path,
+    config: AutoencoderConfig | PriorConfig,
+    weights: Mapping[str, Tensor],
+    card: str,
+    half: bool = False,
 ) -> None:
     """Write a released model, each file to a temporary name first; the config, without which it is none, last.
 
+    Args:
+        half: write floating-point weights in half precision.
+
     Raises:
-        CheckpointError: a weight is NaN or infinite; nothing is written then.
+        CheckpointError: a weight is NaN or infinite, or too large for half precision; nothing is written then.
     """
     folder = Path(folder)
+    if half:
+        weights = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
     _require_finite(weights, folder / WEIGHTS)
     with atomic_path(folder / WEIGHTS) as temporary:
         temporary.write_bytes(serialize(weights))

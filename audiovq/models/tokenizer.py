@@ -74,12 +74,16 @@ class AudioTokenizer:
         config, model = release.load_network(path_or_hub_id, revision, AutoencoderConfig, Autoencoder)
         return cls(model, config, choose_device(device))
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `model.safetensors`, `config.json` and a model card, `README.md`; each is replaced whole."""
+    def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
+        """Write `model.safetensors`, `config.json` and a model card, `README.md`; each is replaced whole.
+
+        Args:
+            half: write the weights in half precision. That is another model, of other codes; it computes in float32.
+        """
         speaker = f', speaker="{self.speakers[0]}"' if self.speakers else ""
         example = EXAMPLE.format(speaker=speaker)
         card = release.model_card("Audio tokenizer", TAGS, self.describe(), example)
-        release.write(folder, self.config, self.model.state_dict(), card)
+        release.write(folder, self.config, self.model.state_dict(), card, half)
 
     def push_to_hub(self, hub_id: str, private: bool = False) -> str:
         """Upload to the Hugging Face Hub as `organisation/name`; returns the address of the commit."""

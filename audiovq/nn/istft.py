@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from audiovq.config import AutoencoderConfig, ISTFTDecoderConfig
-from audiovq.nn.conv import CausalConv1d
-from audiovq.nn.convnext import ConvNeXtBlock
+from audiovq.nn.convnext import ConvNeXtStack
 from audiovq.nn.decoder import Decoder
 from audiovq.nn.stream import Stream, extend_left
 
@@ -64,7 +63,7 @@ class ISTFTHead(nn.Module):
         return rearrange(torch.as_tensor(wave), "b hop frame -> b 1 (frame hop)")
 
 
-class ISTFTDecoder(Decoder):
+class ISTFTDecoder(ConvNeXtStack, Decoder):
     """ConvNeXt-like blocks at the frame rate, then the inverse STFT head.
 
     Shape:
@@ -77,20 +76,10 @@ class ISTFTDecoder(Decoder):
         return cls(config.decoder, config.latent_dim, config.hop_length)
 
     def __init__(self, config: ISTFTDecoderConfig, latent_dim: int, hop_length: int):
-        super().__init__()
-        self.input = CausalConv1d(latent_dim, config.dim, config.kernel_size)
-        self.input_norm = nn.LayerNorm(config.dim, eps=1e-6)
-        self.blocks = nn.ModuleList(
-            ConvNeXtBlock(config.dim, config.kernel_size, config.expansion, scale=1 / config.layers)
-            for _ in range(config.layers)
-        )
-        self.output_norm = nn.LayerNorm(config.dim, eps=1e-6)
+        super().__init__(config, latent_dim, config.kernel_size)
         self.head = ISTFTHead(config.dim, hop_length, config.subframes, config.overlap)
 
     def forward(
         self, x: Float[Tensor, "batch dim frames"], stream: Stream | None = None
     ) -> Float[Tensor, "batch 1 time"]:
-        x = self.input_norm(self.input(x, stream).mT).mT
-        for block in self.blocks:
-            x = block(x, stream)
-        return self.head(self.output_norm(x.mT).mT, stream)
+        return self.head(self.features(x, stream).mT, stream)

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiovq.config import AutoencoderConfig, SourceDecoderConfig
-from audiovq.nn.conv import CausalConv1d
-from audiovq.nn.convnext import ConvNeXtBlock
+from audiovq.nn.convnext import ConvNeXtStack
 from audiovq.nn.decoder import Decoder, DecoderOutput
 from audiovq.nn.stream import Stream, extend_left
 
@@ -55,7 +54,7 @@ class Controls:
         return (REFERENCE * torch.exp2(self.log_f0)).clamp(LOWEST, HIGHEST)
 
 
-class SourceDecoder(Decoder):
+class SourceDecoder(ConvNeXtStack, Decoder):
     """Blocks at the frame rate, then a source and its filters at `subframes` hops a frame.
 
     Pulses and noise are cut into windows of `overlap` hops that end with their hop, filtered as spectra, and added up.
@@ -72,18 +71,11 @@ class SourceDecoder(Decoder):
         return cls(config.decoder, config.latent_dim, config.hop_length, config.sample_rate)
 
     def __init__(self, config: SourceDecoderConfig, latent_dim: int, hop_length: int, sample_rate: int):
-        super().__init__()
+        super().__init__(config, latent_dim, config.kernel_size)
         self.subframes, self.overlap, self.sample_rate = config.subframes, config.overlap, sample_rate
         self.hop = hop_length // config.subframes
         self.fft_size = config.overlap * self.hop
         self.bins = self.fft_size // 2 + 1
-        self.input = CausalConv1d(latent_dim, config.dim, config.kernel_size)
-        self.input_norm = nn.LayerNorm(config.dim, eps=1e-6)
-        self.blocks = nn.ModuleList(
-            ConvNeXtBlock(config.dim, config.kernel_size, config.expansion, scale=1 / config.layers)
-            for _ in range(config.layers)
-        )
-        self.output_norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.filters = nn.Linear(config.dim, config.subframes * self.bins * 3)
         self.pitch = nn.Linear(config.dim, config.subframes * 2)
         nn.init.normal_(self.filters.weight, std=0.01)
@@ -147,10 +139,7 @@ class SourceDecoder(Decoder):
 
     def controls(self, x: Float[Tensor, "batch dim frames"], stream: Stream | None = None) -> Controls:
         """What the network says: pitch, voicing and filters."""
-        h = self.input_norm(self.input(x, stream).mT).mT
-        for block in self.blocks:
-            h = block(h, stream)
-        h = self.output_norm(h.mT)
+        h = self.features(x, stream)
         harmonics, noise, phase = rearrange(
             self.filters(h).float(), "b f (part s bin) -> part b (f s) bin", part=3, s=self.subframes
         )

@@ -10,7 +10,7 @@ from torchaudio.functional import melscale_fbanks
 
 from audiovq.config import AutoencoderConfig, SpectralEncoderConfig
 from audiovq.nn.conv import CausalConv1d
-from audiovq.nn.convnext import ConvNeXtBlock
+from audiovq.nn.convnext import ConvNeXtStack
 from audiovq.nn.stream import Stream, extend_left
 
 FLOOR = 1e-5
@@ -69,7 +69,7 @@ def fft_size(window: int) -> int:
     return 2 ** (window - 1).bit_length()
 
 
-class SpectralEncoder(nn.Module):
+class SpectralEncoder(ConvNeXtStack):
     """Waveform to latents by way of a log-mel spectrogram; frame t depends on no sample from (t + 1) * hop_length on.
 
     Shape:
@@ -82,19 +82,12 @@ class SpectralEncoder(nn.Module):
         return cls(config.encoder, config.latent_dim, config.sample_rate)
 
     def __init__(self, config: SpectralEncoderConfig, latent_dim: int, sample_rate: int):
-        super().__init__()
+        super().__init__(config, config.spectra * (config.bands + config.low_bins), 1)
         self.config = config
         hop = config.hop_length // config.spectra
         self.spectra = nn.ModuleList([log_mel_spectrum(sample_rate, config.window, hop, config.bands)])
         if config.low_bins:
             self.spectra.append(low_spectrum(2 * config.window, hop, config.low_bins))
-        self.input = CausalConv1d(config.spectra * (config.bands + config.low_bins), config.dim, 1)
-        self.input_norm = nn.LayerNorm(config.dim, eps=1e-6)
-        self.blocks = nn.ModuleList(
-            ConvNeXtBlock(config.dim, config.kernel_size, config.expansion, scale=1 / config.layers)
-            for _ in range(config.layers)
-        )
-        self.output_norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.output = CausalConv1d(config.dim, latent_dim, 1)
 
     @property
@@ -112,7 +105,4 @@ class SpectralEncoder(nn.Module):
             levels = torch.cat([spectrum(wave, stream) for spectrum in self.spectra], 1)
             levels = ((levels - CENTRE) / SPREAD).to(self.input.weight.dtype)
         x = rearrange(levels, "b band (f s) -> b (s band) f", s=self.config.spectra)
-        x = self.input_norm(self.input(x).mT).mT
-        for block in self.blocks:
-            x = block(x, stream)
-        return self.output(self.output_norm(x.mT).mT)
+        return self.output(self.features(x, stream).mT)

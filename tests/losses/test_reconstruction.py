@@ -11,8 +11,8 @@ from torch import Tensor
 from audiovq.config import LossConfig
 from audiovq.losses.reconstruction import FLOOR, Magnitude, MuLawLoss, ReconstructionLoss, SpectralDistance, build_loss
 
-ZERO = {"l1": 0, "l2": 0, "mel": 0, "stft": 0}
-TERMS = ["l1", "l2", "mel", "stft"]
+TERMS = ["l1", "l2", "mel", "stft", "compressed"]
+ZERO = dict.fromkeys(TERMS, 0)
 
 
 def one(term: str, weight: float = 1.0, **settings) -> ReconstructionLoss:
@@ -45,6 +45,9 @@ def reference(term: str, y: Tensor, x: Tensor, size: int) -> float:
     if term == "stft":
         return np.linalg.norm(ys - xs) / np.linalg.norm(xs) + log_distance(ys, xs)
     mel = librosa.filters.mel(sr=16000, n_fft=size, n_mels=size // 16)
+    if term == "compressed":
+        y_loud, x_loud = (np.maximum(mel @ magnitudes, FLOOR) ** 0.3 for magnitudes in (ys, xs))
+        return np.abs(y_loud - x_loud).mean() / x_loud.mean()
     return log_distance(mel @ ys, mel @ xs)
 
 
@@ -59,14 +62,14 @@ def test_each_term_is_that_of_a_numpy_reference(term, size, pair):
     assert float(logged[term]) == pytest.approx(np.mean(expected), rel=2e-3)
 
 
-@pytest.mark.parametrize("term", ["mel", "stft"])
+@pytest.mark.parametrize("term", ["mel", "stft", "compressed"])
 def test_spectral_terms_are_averaged_over_the_fft_sizes(term, pair):
     single = [one(term, fft_sizes=[size])(*pair)[0] for size in (256, 512)]
     torch.testing.assert_close(one(term, fft_sizes=[256, 512])(*pair)[0], (single[0] + single[1]) / 2)
 
 
 def test_the_total_is_the_weighted_sum_and_the_log_is_unweighted(pair):
-    weights = {"l1": 3.0, "l2": 5.0, "mel": 0.5, "stft": 2.0}
+    weights = {"l1": 3.0, "l2": 5.0, "mel": 0.5, "stft": 2.0, "compressed": 4.0}
     total, logged = ReconstructionLoss(LossConfig(**weights), 16000)(*pair)
     singles = {term: one(term)(*pair)[0] for term in TERMS}
     torch.testing.assert_close(total, sum(weights[term] * singles[term] for term in TERMS))
@@ -94,7 +97,7 @@ def test_gradients_stay_finite_on_silence(silent):
     y = torch.zeros_like(y) if silent in {"reconstruction", "both"} else y
     x = torch.zeros_like(x) if silent in {"reference", "both"} else x
     y.requires_grad_()
-    total, _ = ReconstructionLoss(LossConfig(l1=1, l2=1), 16000)(y, x)
+    total, _ = ReconstructionLoss(LossConfig(l1=1, l2=1, compressed=1), 16000)(y, x)
     total.sum().backward()
     assert total.isfinite().all()
     assert y.grad.isfinite().all()

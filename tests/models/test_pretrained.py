@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
+from audiovq.errors import CheckpointError
 from audiovq.evaluation.metrics import stoi
+from audiovq.models.pretrained import QUALITY, Rate, pretrained_models
 from audiovq.models.release import CARD, PRETRAINED
 from audiovq.models.tokenizer import AudioTokenizer
 
@@ -25,6 +29,24 @@ def test_it_is_small_and_says_what_it_is(tokenizer):
     assert f"{tokenizer.num_parameters / 1e6:.1f} million" in card
     assert (tokenizer.sample_rate, tokenizer.frame_rate, tokenizer.codebook_sizes) == (16000, 50.0, (1024,) * 6)
     assert [tokenizer.bitrate_of(books) for books in (1, 3, 6)] == [500, 1500, 3000]
+
+
+def test_it_is_listed_with_what_it_is(run):
+    code, out, err = run("models")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{NAME}: 16 kHz, 50 frames/s, 10.8 M parameters, ")
+
+
+def test_a_list_of_models_has_their_quality_and_damage_is_named(tiny_tokenizer, tmp_path):
+    tiny_tokenizer().save_pretrained(tmp_path / "tiny")
+    quality = {"rates": [{"codebooks": 1, "bitrate": 4000.0, "metrics": {"STOI": 0.5}}], "conditions": ["two clips"]}
+    (tmp_path / "tiny" / QUALITY).write_text(json.dumps(quality))
+    (found,) = pretrained_models(tmp_path)
+    assert (found.name, found.config.sample_rate, found.conditions) == ("tiny", 16000, ["two clips"])
+    assert found.rates == [Rate(1, 4000.0, {"STOI": 0.5})]
+    (tmp_path / "tiny" / QUALITY).write_text('{"rates": [{"size": 1}], "conditions": []}')
+    with pytest.raises(CheckpointError, match=QUALITY):
+        pretrained_models(tmp_path)
 
 
 def test_speech_stays_intelligible_and_more_codebooks_keep_more(tokenizer, speech_folder):

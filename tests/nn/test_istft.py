@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from audiovq.nn.istft import ConvNeXtBlock, ISTFTHead
+from audiovq.nn.convnext import ConvNeXtBlock
+from audiovq.nn.istft import ISTFTHead
 from audiovq.nn.stream import Stream
 
 

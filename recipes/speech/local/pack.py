@@ -1,0 +1,62 @@
+"""Pack a trained model as it comes with audiovq: half precision on disk, the card that the target folder has, and what
+`recipes/benchmark/quality.py` measured of the packed model.
+
+usage: pack.py RELEASE OUTPUT            the model alone
+       pack.py --quality JSON OUTPUT     the quality of the model in OUTPUT, measured under the folder's name
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from audiovq.files import write_json, write_text
+from audiovq.models.pretrained import QUALITY
+from audiovq.models.release import CARD
+from audiovq.models.tokenizer import AudioTokenizer
+
+NAMES = {"pesq_wb": "PESQ-WB", "stoi": "STOI", "estoi": "ESTOI", "wer": "WER %", "speaker": "speaker", "mos": "MOS"}
+"""What metrics are called in tables."""
+
+
+def pack(source: str, output: Path) -> None:
+    """Write the model in half precision; the card of the target folder stays."""
+    card = output / CARD
+    written = card.read_text(encoding="utf-8") if card.exists() else None
+    AudioTokenizer.from_pretrained(source, "cpu").save_pretrained(output, half=True)
+    if written is not None:
+        write_text(card, written)
+
+
+def quality(measured: dict[str, Any], output: Path) -> None:
+    """Keep the means of the model's rows, and put them into its card between the marks."""
+    tokenizer = AudioTokenizer.from_pretrained(output, "cpu")
+    rows = [row for row in measured["systems"] if row["family"] in (output.name, str(output))]
+    rates = []
+    for row in sorted(rows, key=lambda row: row["kbps"]):
+        books = round(1000 * row["kbps"] / tokenizer.bitrate_of(1))
+        found = {NAMES[name]: figure["mean"] for name, figure in row["metrics"].items() if name in NAMES}
+        metrics = {name: round(mean, 3) for name, mean in found.items() if mean is not None}
+        rates.append({"codebooks": books, "bitrate": tokenizer.bitrate_of(books), "metrics": metrics})
+    write_json(output / QUALITY, {"rates": rates, "conditions": measured["conditions"]})
+    card = (output / CARD).read_text(encoding="utf-8")
+    lines = ["| codebooks | kbit/s | " + " | ".join(rates[0]["metrics"]) + " |"]
+    lines += ["|---:" * (2 + len(rates[0]["metrics"])) + "|"]
+    for rate in rates:
+        figures = [f"{value:.3g}" for value in rate["metrics"].values()]
+        lines.append(f"| {rate['codebooks']} | {rate['bitrate'] / 1000:g} | " + " | ".join(figures) + " |")
+    table = "\n".join([*lines, "", *(f"- {line}" for line in measured["conditions"])])
+    marked = re.sub(
+        r"(<!-- quality -->\n).*(?=<!-- end of quality -->)", lambda m: m[1] + table + "\n", card, flags=re.S
+    )
+    write_text(output / CARD, marked)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--quality":
+        quality(json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")), Path(sys.argv[3]))
+    else:
+        pack(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# Train a tokenizer on the speech of several corpora, on a CPU or a GPU, then its decoder against discriminators, and
+# measure both on speakers that they never heard. The model that comes with audiovq is made by this recipe.
+#
+# usage: run.sh --train "MANIFEST ..." --valid "MANIFEST ..." --test "MANIFEST ..." [--option value ...]
+#
+#   --train "..."      manifests of the training speech, as audiovq prepare writes them
+#   --valid "..."      manifests that say which model is best
+#   --test "..."       manifests of other speakers, to measure on
+#   --shares "..."     shares of the training crops, one for each of --train (default: by duration)
+#   --exp DIR          folder for everything that is made        (default: exp, beside this script)
+#   --config FILE      configuration of model and training       (default: conf/speech.yaml, beside this script)
+#   --overrides "..."  changes to it, as in "training.steps=20000 data.batch_size=32"
+#   --finetune-overrides "..."  changes to it when the decoder is trained against discriminators
+#   --limit N          evaluate N utterances of each test manifest (default: 40)
+#   --device NAME      cpu, cuda, ... to train and to run on     (default: auto)
+#   --stage N          start at stage N, even if it is done      (default: the first stage that is not done)
+#   --stop-stage N     stop after stage N                        (default: 4)
+#
+# stages: 1 train, 2 evaluate, 3 finetune, 4 evaluate_finetuned
+
+# shellcheck source-path=SCRIPTDIR
+
+set -euo pipefail
+recipe=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$recipe/../shared/parse_options.sh"
+source "$recipe/../shared/stages.sh"
+
+train=
+valid=
+test=
+shares=
+exp=$recipe/exp
+config=$recipe/conf/speech.yaml
+overrides=
+finetune_overrides="training.steps=3000 training.learning_rate=3e-4 training.valid_every=500"
+limit=40
+device=auto
+stage=
+stop_stage=
+parse_options train valid test shares exp config overrides finetune_overrides limit device stage stop_stage -- "$@"
+[[ -f $config ]] || fail "--config $config: no such file"
+[[ $limit =~ ^[1-9][0-9]*$ ]] || fail "--limit $limit: expected a number from 1 on"
+for name in train valid test; do
+  [[ -n ${!name} ]] || fail "--$name: is required, one or more manifests"
+  for manifest in ${!name}; do
+    [[ -f $manifest ]] || fail "--$name $manifest: no such file"
+  done
+done
+
+# list WORD...: as a YAML list.
+list() {
+  local words
+  printf -v words '"%s", ' "$@"
+  echo "[${words%, }]"
+}
+
+# launch OUTPUT OVERRIDE...: train on the data of the recipe.
+launch() {
+  local output=$1
+  shift
+  # shellcheck disable=SC2086 # One word a manifest, an override.
+  audiovq train "$config" data.train="$(list $train)" data.valid="$(list $valid)" \
+    ${shares:+"data.shares=[${shares// /, }]"} $overrides "$@" --output "$output" --device "$device"
+}
+
+# measure MODEL OUTPUT: evaluate on each of the test manifests.
+measure() {
+  local manifest name
+  for manifest in $test; do
+    name=${manifest%.jsonl*}
+    name=${name//\//-}
+    audiovq evaluate "$1" "$manifest" --limit "$limit" --output "$2/${name#-}" --device "$device" --force
+  done
+}
+
+train() {
+  launch "$exp"
+}
+
+evaluate() {
+  measure "$exp/release" "$exp/evaluation"
+}
+
+finetune() {
+  # shellcheck disable=SC2086 # One word an override.
+  launch "$exp/finetuned" adversarial={} training.init_from="$exp/release" \
+    "training.freeze=[encoder, bottleneck]" $finetune_overrides
+}
+
+evaluate_finetuned() {
+  measure "$exp/finetuned/release" "$exp/finetuned/evaluation"
+}
+
+mkdir -p "$exp"
+exp=$(cd "$exp" && pwd)
+settings="train $train valid $valid test $test shares $shares config $(cksum <"$config") overrides $overrides limit $limit"
+# shellcheck disable=SC2034 # Read by run_stages.
+settings_finetune="finetune $finetune_overrides"
+run_stages 1 train evaluate finetune evaluate_finetuned
+
+if [[ -f $exp/.done/evaluate ]]; then
+  cat <<END
+
+model            $exp/release
+listening pages  $exp/evaluation/*/index.html
+END
+fi
+if [[ -f $exp/.done/evaluate_finetuned ]]; then
+  cat <<END
+fine-tuned       $exp/finetuned/release
+listening pages  $exp/finetuned/evaluation/*/index.html
+END
+fi
