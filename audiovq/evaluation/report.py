@@ -68,13 +68,14 @@ def format_table(evaluation: Evaluation) -> str:
     for row in table(evaluation):
         text += [f"{row.title} failed {count}x: {reason}" for reason, count in row.reasons.items()]
     if evaluation.codes is not None:
-        codes, size = evaluation.codes, evaluation.model["codebook_size"]
+        codes, model = evaluation.codes, evaluation.model
         text.append(
-            f"bitrate {codes.nominal_bitrate:.0f} bit/s, empirical {codes.empirical_bitrate:.0f} bit/s; "
-            f"{codes.frames} frames"
+            f"bitrate {codes.nominal_bitrate:.0f} bit/s with {model['num_codebooks']} of {model['model_codebooks']} "
+            f"codebooks, empirical {codes.empirical_bitrate:.0f} bit/s; {codes.frames} frames"
         )
-        for book, (used, perplexity) in enumerate(zip(codes.used, codes.perplexity, strict=True)):
-            text.append(f"codebook {book}: {used} of {size} codes used, perplexity {perplexity:.1f}")
+        for book, (size, used) in enumerate(zip(codes.sizes, codes.used, strict=True)):
+            perplexity, dead = codes.perplexity[book], codes.dead[book]
+            text.append(f"codebook {book}: {used} of {size} codes used, {dead} dead, perplexity {perplexity:.1f}")
     return "\n".join(text)
 
 
