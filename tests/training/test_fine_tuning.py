@@ -20,10 +20,18 @@ def start(experiment, tmp_path):
     return tmp_path / "first/release"
 
 
-@pytest.mark.parametrize("update", ["gradient", "ema"])
+BOTTLENECKS = {
+    "gradient": {"update": "gradient"},
+    "ema": {"update": "ema"},
+    "residual": {"type": "residual", "num_codebooks": 3, "codebook_size": 8, "revive_below": 0.8, "decay": 0.8},
+    "fsq": {"type": "fsq", "levels": [5, 4], "num_codebooks": 2},
+    "fsq-residual": {"type": "fsq", "levels": [5, 4], "num_codebooks": 2, "structure": "residual"},
+}
+
+
+@pytest.mark.parametrize("bottleneck", BOTTLENECKS.values(), ids=BOTTLENECKS)
 @pytest.mark.parametrize("frozen", [["encoder"], ["bottleneck"], ["decoder"], ["encoder", "bottleneck"]])
-def test_frozen_parts_keep_every_bit_and_the_others_learn(experiment, tmp_path, update, frozen):
-    bottleneck = {"update": update}
+def test_frozen_parts_keep_every_bit_and_the_others_learn(experiment, tmp_path, bottleneck, frozen):
     train_autoencoder(experiment(bottleneck=bottleneck, training={"steps": 3}), tmp_path / "first", "cpu")
     options = {"init_from": str(tmp_path / "first/release"), "freeze": frozen, "averaging_decay": 0.5}
     train_autoencoder(experiment(bottleneck=bottleneck, training=options), tmp_path / "second", "cpu")
