@@ -69,9 +69,11 @@ def format_table(evaluation: Evaluation) -> str:
         text += [f"{row.title} failed {count}x: {reason}" for reason, count in row.reasons.items()]
     if evaluation.codes is not None:
         codes, model = evaluation.codes, evaluation.model
+        number, of_model = model["num_codebooks"], model["model_codebooks"]
+        chosen = f" with {number} of the model's {of_model} codebooks" if number < of_model else ""
         text.append(
-            f"bitrate {codes.nominal_bitrate:.0f} bit/s with {model['num_codebooks']} of {model['model_codebooks']} "
-            f"codebooks, empirical {codes.empirical_bitrate:.0f} bit/s; {codes.frames} frames"
+            f"bitrate {codes.nominal_bitrate:.0f} bit/s{chosen}, empirical {codes.empirical_bitrate:.0f} bit/s; "
+            f"{codes.frames} frames"
         )
         for book, (size, used) in enumerate(zip(codes.sizes, codes.used, strict=True)):
             perplexity, dead = codes.perplexity[book], codes.dead[book]

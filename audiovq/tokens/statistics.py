@@ -130,10 +130,11 @@ def statistics_record(statistics: TokenStatistics) -> dict[str, Any]:
 def format_statistics(statistics: TokenStatistics) -> str:
     """The figures as lines of text; of the speakers, those with most audio."""
     record = statistics_record(statistics)
+    number, of_model = len(record["codebooks"]), record["model_codebooks"]
+    chosen = f" with {number} of the model's {of_model} codebooks" if number < of_model else ""
     text = [
         _title(statistics),
-        f"bitrate {record['nominal_bitrate']:.0f} bit/s with {len(record['codebooks'])} of the model's "
-        f"{record['model_codebooks']} codebooks, empirical {record['empirical_bitrate']:.0f} bit/s",
+        f"bitrate {record['nominal_bitrate']:.0f} bit/s{chosen}, empirical {record['empirical_bitrate']:.0f} bit/s",
         "",
     ]
     books = [

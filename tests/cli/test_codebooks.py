@@ -69,7 +69,7 @@ def test_a_token_set_of_the_first_codebooks_is_checked_measured_and_decoded(run,
 def test_an_evaluation_reports_the_codebooks_that_it_used(run, model, arguments, tmp_path):
     code, out, err = run("evaluate", model, arguments["evaluate"], "-o", tmp_path / "page", "--codebooks", 2)
     assert code == 0, err
-    assert "bitrate 7200 bit/s with 2 of 3 codebooks" in out
+    assert "bitrate 7200 bit/s with 2 of the model's 3 codebooks, empirical" in out
     assert "of 16 codes used" in out.splitlines()[-2]
     assert "dead, perplexity" in out.splitlines()[-2]
     metrics = json.loads((tmp_path / "page/metrics.json").read_text())

@@ -83,11 +83,15 @@ def test_processes_give_the_same_set(make):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own.
 def test_ray_gives_the_same_set(make, monkeypatch):
-    pytest.importorskip("ray")
+    ray = pytest.importorskip("ray")
     for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    assert contents(make(2, "ray", engine="ray", processes=1)) == contents(make(2, "alone"))
+    ray.init(num_cpus=1, log_to_driver=False, include_dashboard=False, object_store_memory=100 * 2**20)
+    try:
+        assert contents(make(2, "ray", engine="ray")) == contents(make(2, "alone"))
+    finally:
+        ray.shutdown()
 
 
 def test_all_codebooks_are_all_of_them_whether_they_are_counted_or_not(make):
