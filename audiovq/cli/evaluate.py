@@ -52,7 +52,7 @@ def evaluate(
     refuse_to_overwrite(output, force and (output.is_dir() or not output.exists()))
     utterances = evenly_spread(read_manifest(manifest), limit)
     tokenizer = AudioTokenizer.from_pretrained(model, device)
-    evaluation = evaluate(tokenizer, utterances, model, str(manifest), examples, codebooks)
+    evaluation = evaluate(tokenizer, utterances, model, str(manifest), examples, num_codebooks=codebooks)
     page = write_report(evaluation, output)
     say(*format_table(evaluation).split("\n"))
     say(f"page: {page}")
