@@ -71,7 +71,7 @@ def synthesize(
     batch_size = max(1, min(batch_size, MAX_BYTES // bytes_each(tokenizer, num_samples)))
     if not force:
         refuse_existing(output, num)
-    beginning = encode_prime(tokenizer, prime, num_frames) if prime is not None else None
+    beginning = encode_prime(tokenizer, prime, prior.codes.num_codebooks, num_frames) if prime is not None else None
     wavs = [output / f"sample-{number:03d}.wav" for number in range(num)]
 
     from rich.console import Console
@@ -97,7 +97,8 @@ def synthesize(
         seeds = [derive_seed(settings.seed, "decoder", number) for number in range(first, first + len(batch))]
         waves = tokenizer.decode(codes, num_samples, speaker=voices.decoder, seed=seeds)
         for path, item, wave in zip(batch, codes, waves, strict=True):
-            file = CodesFile(item.numpy().astype(np.uint16), num_samples, tokenizer.sample_rate, weights)
+            found = item.numpy().astype(np.uint16)
+            file = CodesFile(found, num_samples, tokenizer.sample_rate, weights, tokenizer.num_codebooks)
             save_codes(path.with_suffix(".npz"), file)
             save_audio(path, wave, tokenizer.sample_rate)
     return wavs
@@ -170,8 +171,11 @@ def require_tokenizer(prior: CodePrior, tokenizer: AudioTokenizer) -> None:
         )
 
 
-def encode_prime(tokenizer: AudioTokenizer, path: Path, num_frames: int) -> Int[Tensor, "books frames"]:
-    """The codes of an audio file that `num_frames` frames are to begin with: those of its whole frames.
+def encode_prime(
+    tokenizer: AudioTokenizer, path: Path, num_codebooks: int, num_frames: int
+) -> Int[Tensor, "books frames"]:
+    """The codes of an audio file, in the first few codebooks, that `num_frames` frames are to begin with: those of its
+    whole frames.
 
     The rest of its last frame is left out: its code would say that the speech breaks off.
 
@@ -188,4 +192,4 @@ def encode_prime(tokenizer: AudioTokenizer, path: Path, num_frames: int) -> Int[
             f"{path}: the prime has {frames / tokenizer.frame_rate:.2f} s, which leaves nothing to sample of "
             f"{num_frames / tokenizer.frame_rate:.2f} s; ask for more --seconds, since the prime counts"
         )
-    return tokenizer.encode_source(source)[0, :, :frames]
+    return tokenizer.encode_source(source, num_codebooks)[0, :, :frames]

@@ -1,8 +1,9 @@
-"""Text that is safe to show: names that others chose reach a terminal as letters, never as commands to it."""
+"""Text that is shown to people. What others chose, such as names, reaches a terminal as letters, never as commands."""
 
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Sequence
 from typing import Any
 
 _SHORT = reprlib.Repr()
@@ -16,6 +17,13 @@ def printable(text: str) -> str:
     shown as `\x1b`, `\u2028`, `\u202e`, `\udcff`. What is shown already is left as it is: twice is once.
     """
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def name_sizes(sizes: Sequence[int]) -> str:
+    """The sizes of codebooks in words, such as `4 x 1024`."""
+    if len(set(sizes)) == 1:
+        return f"{len(sizes)} x {sizes[0]}"
+    return " + ".join(map(str, sizes)) or "none"
 
 
 def shown(value: Any) -> str:

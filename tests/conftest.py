@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from hypothesis import register_random, settings
@@ -78,7 +78,8 @@ BOTTLENECKS = {
     "vq-plain": {"type": "vq", "codebook_size": 32, "code_dim": None, "normalize": False},
     "vq-ema": {"type": "vq", "codebook_size": 32, "update": "ema"},
     "residual": {"type": "residual", "num_codebooks": 3, "codebook_size": [32, 16, 8], "code_dim": 4},
-    "fsq": {"type": "fsq", "levels": [5, 4, 3], "num_codebooks": 2},
+    "fsq": {"type": "fsq", "levels": [5, 4, 3]},
+    "fsq-groups": {"type": "fsq", "levels": [5, 4, 3], "num_codebooks": 2},
     "fsq-residual": {"type": "fsq", "levels": [8, 5], "num_codebooks": 3, "structure": "residual"},
     "none": {"type": "none"},
 }
@@ -132,6 +133,21 @@ def tiny_tokenizer(tiny_config) -> Callable[..., AudioTokenizer]:
     return make
 
 
+@pytest.fixture(scope="session")
+def placed_tokenizer(tiny_tokenizer, mini_speech) -> Callable[..., AudioTokenizer]:
+    """The same with codebooks that have been placed on speech, and statistics of it."""
+
+    def make(*parts: str, **settings) -> AudioTokenizer:
+        tokenizer = tiny_tokenizer(*parts, **settings)
+        bottleneck = tokenizer.model.bottleneck.train()
+        for _ in range(20):
+            bottleneck(tokenizer.model.encode(mini_speech[None]))
+        bottleneck.eval()
+        return tokenizer
+
+    return make
+
+
 @pytest.fixture(scope="session", params=["transposed", "istft"])
 def tokenizer(request, tiny_tokenizer) -> AudioTokenizer:
     """A tiny tokenizer with each of the decoders in turn that give a whole waveform at once."""
@@ -153,14 +169,16 @@ def mini_speech() -> torch.Tensor:
 
 @pytest.fixture(scope="session")
 def tiny_prior() -> Callable[..., CodePrior]:
-    """A prior with random weights over `books` codebooks of `size` codes, 50 frames a second."""
+    """A prior with random weights over `books` codebooks of `size` codes or of `sizes`, 50 frames a second."""
 
-    def make(books: int = 1, size: int = 7, weights_sha256: str = "ab" * 32, **options) -> CodePrior:
+    def make(
+        books: int = 1, size: int = 7, weights_sha256: str = "ab" * 32, sizes: list[int] | None = None, **options
+    ) -> CodePrior:
         seed_everything("tiny prior")
         codes = CodesConfig(
             weights_sha256=weights_sha256,
             **{"sample_rate": 16000, "hop_length": 320, "frame_rate": 50.0},
-            **{"num_codebooks": books, "codebook_size": size},
+            **{"num_codebooks": books, "codebook_size": size, "codebook_sizes": sizes},
         )
         settings = {"layers": 4, "cycle": 2, "residual_channels": 6, "skip_channels": 32, **options}
         config = PriorConfig(codes=codes, **settings)
@@ -175,14 +193,19 @@ def tiny_prior() -> Callable[..., CodePrior]:
 
 @pytest.fixture(scope="session")
 def write_tokens() -> Callable[..., Path]:
-    """Write a token data set in two shards; utterances are [Q, F] codes by (id, speaker)."""
+    """Write a token data set in two shards; utterances are [Q, F] codes by (id, speaker), each below `size` or that
+    of `sizes`."""
 
     def write(
-        folder: Path, codes: Mapping[tuple[str, str | None], np.ndarray], size: int, weights_sha256: str = "ab" * 32
+        folder: Path,
+        codes: Mapping[tuple[str, str | None], np.ndarray],
+        size: int,
+        weights_sha256: str = "ab" * 32,
+        sizes: Sequence[int] = (),
     ) -> Path:
         books = len(next(iter(codes.values()))) if codes else 1
         folder.mkdir(parents=True, exist_ok=True)
-        write_tokenizer_info(folder, TokenizerInfo(weights_sha256, 16000, 320, 50.0, books, size, {}))
+        write_tokenizer_info(folder, TokenizerInfo(weights_sha256, 16000, 320, 50.0, books, size, {}, list(sizes)))
         rows = [
             TokenRow(utt_id, speaker, 16000, 320 * found.shape[1], found.astype(np.uint16), f"{utt_id}.wav")
             for (utt_id, speaker), found in codes.items()

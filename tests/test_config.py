@@ -252,6 +252,7 @@ def test_a_prior_s_model_part_is_all_that_a_release_needs(load):
         ("speaker_dim=0 speakers=[a]", "speakers need a speaker_dim of at least 1, found 0"),
         ("valid_share=0", "valid_share: Input should be greater than 0"),
         ("codes.codebook_size=1", "codes.codebook_size: Input should be greater than or equal to 2"),
+        ("codes.codebook_sizes=[8,1]", "codes.codebook_sizes.1: Input should be greater than or equal to 2"),
         ("crop_seconds=1", "crop_seconds: unknown key"),
     ],
 )

@@ -67,7 +67,7 @@ class FiniteScalarQuantizer(Quantizer):
         self.register_buffer("boundaries", level_boundaries(levels).repeat(num_codebooks, 1), persistent=False)
 
     def forward(self, z: Float[Tensor, "batch dim frames"]) -> BottleneckOutput:
-        u = self.batch_norm(self.project_in(z.mT).mT) if self.training else self._features(z)
+        u = self.batch_norm(self.project_in(z.mT).mT)
         numbers = self._numbers(u.detach())
         codes, bounded = self._codes(numbers), u.tanh()
         if self.training:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from audiovq.cli.options import Device, Model, say
+from audiovq.cli.options import Codebooks, Device, Model, say
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -33,6 +33,7 @@ def evaluate(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Use this many utterances, evenly spread.  [default: all]")
     ] = None,
+    codebooks: Codebooks = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier evaluation.")] = False,
 ) -> None:
@@ -51,7 +52,7 @@ def evaluate(
     refuse_to_overwrite(output, force and (output.is_dir() or not output.exists()))
     utterances = evenly_spread(read_manifest(manifest), limit)
     tokenizer = AudioTokenizer.from_pretrained(model, device)
-    evaluation = evaluate(tokenizer, utterances, model, str(manifest), examples)
+    evaluation = evaluate(tokenizer, utterances, model, str(manifest), examples, num_codebooks=codebooks)
     page = write_report(evaluation, output)
     say(*format_table(evaluation).split("\n"))
     say(f"page: {page}")

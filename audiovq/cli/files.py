@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from audiovq.cli.options import Device, Model, report_files
+from audiovq.cli.options import Codebooks, Device, Model, report_files
 from audiovq.errors import TokenError
 
 app = typer.Typer(rich_markup_mode=None)
@@ -20,6 +20,7 @@ def encode(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the codes; folder trees are kept.")
     ],
+    codebooks: Codebooks = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Overwrite codes files.")] = False,
 ) -> None:
@@ -31,7 +32,8 @@ def encode(
     from audiovq.tokenization.files import encode_files, find_speech, plan_files
 
     jobs = plan_files(inputs, output, ".npz", find_speech, force)
-    report_files(encode_files(AudioTokenizer.from_pretrained(model, device), jobs), len(jobs), output)
+    failures = encode_files(AudioTokenizer.from_pretrained(model, device), jobs, codebooks)
+    report_files(failures, len(jobs), output)
 
 
 @app.command()

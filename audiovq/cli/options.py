@@ -16,6 +16,13 @@ Model = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes an accelerator if there is one.")]
 
+Codebooks = Annotated[
+    int | None,
+    typer.Option(
+        "--codebooks", metavar="Q", help="How many of the model's codebooks are used, the first ones.  [default: all]"
+    ),
+]
+
 
 def say(*lines: object, err: bool = False) -> None:
     """Print lines, with names in them that cannot command the terminal; every command prints with this."""

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from audiovq.cli.options import Device, Model, say
+from audiovq.cli.options import Codebooks, Device, Model, say
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -72,6 +72,7 @@ def tokenize(
         float | None,
         typer.Option(min=0.1, help="Seconds of audio in a Parquet shard.  [default: a 64th of all, but 300 to 3600]"),
     ] = None,
+    codebooks: Codebooks = None,
     device: Device = "auto",
     retry_rejected: Annotated[
         bool, typer.Option("--retry-rejected", help="Try again what is listed in rejected.jsonl, with its shards.")
@@ -101,6 +102,7 @@ def tokenize(
         batch_seconds=batch_seconds,
         max_seconds=max_seconds,
         unit_seconds=unit_seconds,
+        num_codebooks=codebooks,
         device=device,
         retry_rejected=retry_rejected,
         force=force,

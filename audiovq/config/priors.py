@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from audiovq.config.bottlenecks import CodebookSize
 from audiovq.config.decoders import SpeakerWaveNetConfig
 from audiovq.config.experiments import TrainingConfig
 from audiovq.config.schema import PositiveFloat, PositiveInt, Probability, SampleRate, Schema, Size
@@ -25,8 +26,24 @@ class CodesConfig(Schema):
     """Frames a second."""
     num_codebooks: Size
     """Codes a frame, Q."""
-    codebook_size: Annotated[int, Field(ge=2, le=65536)]
-    """Codes in each codebook, K."""
+    codebook_size: CodebookSize
+    """Codes in the largest codebook, K."""
+    codebook_sizes: list[CodebookSize] | None = None
+    """Codes in each codebook. None: all of them have K."""
+
+    @property
+    def sizes(self) -> list[int]:
+        """Codes in each codebook."""
+        return self.codebook_sizes or [self.codebook_size] * self.num_codebooks
+
+    @model_validator(mode="after")
+    def _a_size_for_each(self) -> CodesConfig:
+        if len(self.sizes) != self.num_codebooks or max(self.sizes) != self.codebook_size:
+            raise ValueError(
+                f"codebook_sizes: expected {self.num_codebooks} sizes, the largest {self.codebook_size}, "
+                f"found {self.codebook_sizes}"
+            )
+        return self
 
 
 class PriorConfig(SpeakerWaveNetConfig):

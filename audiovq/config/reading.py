@@ -156,7 +156,7 @@ def _schemas_at(schema: Any, location: Sequence[str | int]) -> list[type[BaseMod
     options = [option for option in get_args(schema) if isinstance(option, type) and issubclass(option, BaseModel)]
     if not options:
         return [found for option in get_args(schema) for found in _schemas_at(option, location)]
-    tagged = [option for option in options if location and option.model_fields["type"].default == location[0]]
+    tagged = [option for option in options if location and _tag(option) == location[0]]
     rest = location[1:] if tagged else location
     return [found for option in tagged or options for found in _schemas_at(option, rest)]
 
@@ -164,7 +164,12 @@ def _schemas_at(schema: Any, location: Sequence[str | int]) -> list[type[BaseMod
 def _is_tag(schema: type[BaseModel], parents: list[str | int], part: str | int) -> bool:
     """Whether a part of pydantic's location is the `type` of a union's member, which a user's key does not contain."""
     options = _schemas_at(schema, parents)
-    return len(options) > 1 and part in {option.model_fields["type"].default for option in options}
+    return len(options) > 1 and part in {_tag(option) for option in options}
+
+
+def _tag(schema: type[BaseModel]) -> Any:
+    """The `type` that names a union's member; None for a schema that is none, such as an optional section."""
+    return schema.model_fields["type"].default if "type" in schema.model_fields else None
 
 
 def _explain(problem: Any, schema: type[BaseModel]) -> str:

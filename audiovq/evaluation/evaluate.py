@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from audiovq.batching import evenly_spread
 from audiovq.errors import AudioError, SpeakerError
 from audiovq.evaluation.metrics import METRICS, MetricError, MetricSummary, measure, summarize
+from audiovq.text import name_sizes
 from audiovq.tokens.statistics import CodeStatistics, code_statistics
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ def evaluate(
     model_name: str,
     data_name: str,
     examples: int = 8,
+    num_codebooks: int | None = None,
 ) -> Evaluation:
     """Reconstruct every utterance and compare it with its original, at the tokenizer's sample rate.
 
@@ -97,14 +99,19 @@ def evaluate(
         model_name: how the report calls the tokenizer.
         data_name: how the report calls the utterances.
         examples: number of utterances to look at and listen to, evenly spread over the set.
+        num_codebooks: how many of the model's codebooks are used, the first ones; None: all.
 
     Raises:
         AudioError: none of the utterances can be read.
         SpeakerError: the model is told who speaks, and does not know the speaker of an utterance.
+        TokenError: the model has not so many codebooks.
     """
     from audiovq.bottlenecks.base import count_codes
 
+    if num_codebooks is not None:
+        tokenizer.require_codes(num_codebooks)
     check_speakers(tokenizer, utterances)
+    sizes = list(tokenizer.codebook_sizes[:num_codebooks])
     rate = tokenizer.sample_rate
     rejected: dict[str, str] = {}
     readable: list[Utterance] = []
@@ -122,7 +129,7 @@ def evaluate(
             rejected[utterance.id] = str(error)
             continue
         voice = utterance.speaker if tokenizer.speakers else None
-        decoded, codes = tokenizer.reconstruct(original, rate, speaker=voice, seed=seed)
+        decoded, codes = tokenizer.reconstruct(original, rate, speaker=voice, seed=seed, num_codebooks=num_codebooks)
         decoded = decoded[0].cpu()
         noise = mean_spectrum_noise(spectrum, original.shape[-1], seed)
         result = Scores(
@@ -133,12 +140,12 @@ def evaluate(
         )
         scores.append(result)
         if codes is not None:
-            found = count_codes(codes, tokenizer.codebook_size).cpu().numpy()
+            found = count_codes(codes, max(sizes)).cpu().numpy()
             counts = found if counts is None else counts + found
         if utterance.id in kept:
             shown.append(Example(result, original, decoded, None if codes is None else codes[0].cpu()))
-    statistics = None if counts is None else code_statistics(counts, tokenizer.frame_rate)
-    model = {"name": model_name, **describe(tokenizer)}
+    statistics = None if counts is None else code_statistics(counts, sizes, tokenizer.frame_rate)
+    model = {"name": model_name, **describe(tokenizer, num_codebooks)}
     return Evaluation(model, data_name, scores, rejected, counts, statistics, shown)
 
 
@@ -151,17 +158,20 @@ def check_speakers(tokenizer: AudioTokenizer, utterances: Iterable[Utterance]) -
             raise SpeakerError(f"utterance {utterance.id!r}: {error}") from error
 
 
-def describe(tokenizer: AudioTokenizer) -> dict[str, Any]:
-    """What identifies a tokenizer in a report; codebooks and bitrate are None for a model without codes."""
+def describe(tokenizer: AudioTokenizer, num_codebooks: int | None) -> dict[str, Any]:
+    """What identifies a tokenizer in a report, with its first few codebooks; bitrate and numbers of codebooks are None
+    for a model without codes."""
+    sizes = tokenizer.codebook_sizes[:num_codebooks]
     return {
         "weights_sha256": tokenizer.weights_sha256,
         "num_parameters": tokenizer.num_parameters,
         "sample_rate": tokenizer.sample_rate,
         "hop_length": tokenizer.hop_length,
         "frame_rate": tokenizer.frame_rate,
-        "num_codebooks": tokenizer.num_codebooks or None,
-        "codebook_size": tokenizer.codebook_size or None,
-        "bitrate": tokenizer.bitrate or None,
+        "codes": name_sizes(sizes),
+        "num_codebooks": len(sizes) or None,
+        "model_codebooks": tokenizer.num_codebooks or None,
+        "bitrate": tokenizer.bitrate_of(len(sizes)) or None,
     }
 
 

@@ -68,13 +68,16 @@ def format_table(evaluation: Evaluation) -> str:
     for row in table(evaluation):
         text += [f"{row.title} failed {count}x: {reason}" for reason, count in row.reasons.items()]
     if evaluation.codes is not None:
-        codes, size = evaluation.codes, evaluation.model["codebook_size"]
+        codes, model = evaluation.codes, evaluation.model
+        number, of_model = model["num_codebooks"], model["model_codebooks"]
+        chosen = f" with {number} of the model's {of_model} codebooks" if number < of_model else ""
         text.append(
-            f"bitrate {codes.nominal_bitrate:.0f} bit/s, empirical {codes.empirical_bitrate:.0f} bit/s; "
+            f"bitrate {codes.nominal_bitrate:.0f} bit/s{chosen}, empirical {codes.empirical_bitrate:.0f} bit/s; "
             f"{codes.frames} frames"
         )
-        for book, (used, perplexity) in enumerate(zip(codes.used, codes.perplexity, strict=True)):
-            text.append(f"codebook {book}: {used} of {size} codes used, perplexity {perplexity:.1f}")
+        for book, (size, used) in enumerate(zip(codes.sizes, codes.used, strict=True)):
+            perplexity, dead = codes.perplexity[book], codes.dead[book]
+            text.append(f"codebook {book}: {used} of {size} codes used, {dead} dead, perplexity {perplexity:.1f}")
     return "\n".join(text)
 
 

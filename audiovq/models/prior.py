@@ -21,6 +21,7 @@ from audiovq.nn.pattern import Pattern
 from audiovq.nn.wavenet import WaveNet
 from audiovq.sampling.base import sample
 from audiovq.sampling.stepping import fastest_stepper
+from audiovq.text import name_sizes
 
 PIECE = 4096
 """Steps that are scored at a time, each piece behind a receptive field of context, which bounds memory."""
@@ -41,12 +42,13 @@ class PriorNetwork(nn.Module):
         super().__init__()
         assert config.codes is not None, "a prior is built for the codes of a tokenizer"
         self.pattern = Pattern(config.pattern, config.codes.num_codebooks)
-        self.silence = config.codes.codebook_size
+        sizes = config.codes.sizes
+        self.silence = max(sizes)
         self.speaker_dropout = config.speaker_dropout
         # The last one stands for a speaker who is not told.
         self.speakers = nn.Embedding(len(config.speakers) + 1, config.speaker_dim) if config.speakers else None
         speaker_dim = config.speaker_dim if config.speakers else 0
-        self.network = WaveNet(config, self.pattern.num_codebooks, self.silence, global_dim=speaker_dim)
+        self.network = WaveNet(config, self.pattern.num_codebooks, self.silence, global_dim=speaker_dim, sizes=sizes)
 
     def forward(
         self, steps: Int[Tensor, "batch books steps"], speaker: Int[Tensor, " batch"] | None = None
@@ -192,7 +194,7 @@ class CodePrior:
         seconds = field / self.network.pattern.stride / self.codes.frame_rate
         codes = self.codes
         return {
-            "codes": f"{codes.num_codebooks} x {codes.codebook_size}",
+            "codes": name_sizes(codes.sizes),
             "frame rate": f"{codes.frame_rate:g} Hz (hop length {codes.hop_length} samples at {codes.sample_rate} Hz)",
             "tokenizer sha256": codes.weights_sha256,
             "pattern": self.config.pattern,
@@ -265,18 +267,20 @@ class CodePrior:
         """Raise `ConfigError` unless codes can be drawn with these settings."""
         if not 0 <= temperature < math.inf:
             raise ConfigError(f"temperature: expected a number from 0 (the likeliest codes) on, found {temperature:g}")
-        if top_k is not None and not 1 <= top_k <= self.codes.codebook_size:
-            raise ConfigError(f"top-k: expected 1 to {self.codes.codebook_size} codes, found {top_k}")
+        most = max(self.codes.sizes)
+        if top_k is not None and not 1 <= top_k <= most:
+            raise ConfigError(f"top-k: expected 1 to {most} codes, found {top_k}")
         if not 0 < top_p <= 1:
             raise ConfigError(f"top-p: expected a probability above 0, up to 1, found {top_p:g}")
 
     def _check_prime(self, prime: Tensor | np.ndarray, num_frames: int) -> Int[Tensor, "books frames"]:
         prime = torch.as_tensor(np.asarray(prime).astype(np.int64))
-        books, size = self.codes.num_codebooks, self.codes.codebook_size
+        books = self.codes.num_codebooks
         if prime.ndim != 2 or len(prime) != books or prime.numel() == 0:
             raise TokenError(f"expected a prime of shape [{books}, P], found {list(prime.shape)}")
-        if prime.min() < 0 or prime.max() >= size:
-            raise TokenError(f"expected codes from 0 to {size - 1}, found {prime.min()} to {prime.max()}")
+        for book, size in zip(prime, self.codes.sizes, strict=True):
+            if book.min() < 0 or book.max() >= size:
+                raise TokenError(f"expected codes from 0 to {size - 1}, found {book.min()} to {book.max()}")
         if prime.shape[-1] >= num_frames:
             raise TokenError(
                 f"the prime has {prime.shape[-1]} frames, which leaves nothing to draw of {num_frames}; "

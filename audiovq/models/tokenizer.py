@@ -24,6 +24,7 @@ from audiovq.models.autoencoder import Autoencoder
 from audiovq.models.exact import ExactCodes
 from audiovq.models.speakers import name_some, speaker_number
 from audiovq.models.streaming import LatentStream, StreamingDecoder, StreamingEncoder
+from audiovq.text import name_sizes
 
 CHUNK_SECONDS, ACCELERATOR_CHUNK_SECONDS = 5.0, 60.0
 """Audio that is encoded or decoded at a time, all items of a batch together: on a CPU what its caches hold, and more
@@ -158,12 +159,15 @@ class AudioTokenizer:
 
     def describe(self) -> dict[str, str]:
         """The model's properties, named and in words."""
+        counts = range(1, self.num_codebooks + 1)
+        rates = ", ".join(f"{self.bitrate_of(count) / 1000:.3g}" for count in counts)
         return {
             "sample rate": f"{self.sample_rate} Hz",
             "frame rate": f"{self.frame_rate:g} Hz (hop length {self.hop_length} samples)",
             "bottleneck": self.config.bottleneck.type,
             "codes": name_sizes(self.codebook_sizes),
             "bitrate": f"{self.bitrate:g} bit/s" if self.num_codebooks else "none",
+            **({"kbit/s": f"{rates} with 1 to {self.num_codebooks} codebooks"} if len(counts) > 1 else {}),
             "encoder": self.config.encoder.type,
             "decoder": self.config.decoder.type,
             "latency": f"{1000 * self.latency:g} ms",
@@ -320,15 +324,16 @@ class AudioTokenizer:
         *,
         speaker: str | None = None,
         seed: int = 0,
+        num_codebooks: int | None = None,
     ) -> tuple[Float[Tensor, "batch 1 time"], Int[Tensor, "batch books frames"] | None]:
         """What the decoder makes of the bottleneck's output, and the codes; codes are None for a model without.
 
-        The waveform is at the model's rate, and as long as the input at that rate. `speaker` and `seed` are as for
-        `decode`.
+        The waveform is at the model's rate, and as long as the input at that rate. `num_codebooks` is as for `encode`,
+        `speaker` and `seed` are as for `decode`.
         """
         wave = self._prepare(wave, sample_rate)
         if self.num_codebooks:
-            codes = self.encode(wave, self.sample_rate)
+            codes = self.encode(wave, self.sample_rate, num_codebooks)
             return self.decode(codes, wave.shape[-1], speaker=speaker, seed=seed), codes
         latents, seeds = LatentStream(self.model, self.device), item_seeds(seed, len(wave))
         decode = StreamingDecoder(self.model, self.device, self.speaker_number(speaker), seeds)
@@ -404,16 +409,10 @@ class AudioTokenizer:
         if not self.num_codebooks:
             raise TokenError(f"a model with bottleneck {self.config.bottleneck.type!r} has no codes")
         if num_codebooks is not None and not 1 <= num_codebooks <= self.num_codebooks:
-            raise TokenError(f"expected 1 to {self.num_codebooks} codebooks, found {num_codebooks}")
+            possible = f"1 to {self.num_codebooks}" if self.num_codebooks > 1 else "1"
+            raise TokenError(f"codebooks: expected {possible}, as many as the model has, found {num_codebooks}")
 
 
 def item_seeds(seed: int | Sequence[int], batch_size: int) -> list[int]:
     """A seed for each item of a batch: as given, or derived from one by the items' numbers."""
     return [derive_seed(seed, number) for number in range(batch_size)] if isinstance(seed, int) else list(seed)
-
-
-def name_sizes(sizes: Sequence[int]) -> str:
-    """The sizes of codebooks in words, such as `4 x 1024`."""
-    if len(set(sizes)) == 1:
-        return f"{len(sizes)} x {sizes[0]}"
-    return " + ".join(map(str, sizes)) or "none"

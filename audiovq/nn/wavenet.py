@@ -9,7 +9,7 @@ Layer l sees its input x at steps t and t - d_l, its condition c, and writes to 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -30,9 +30,21 @@ class WaveNet(nn.Module):
             and wherever else a stream is silent.
         local_dim: channels of a condition with a time axis, at the rate of the sequence or a lower one; 0: none.
         global_dim: channels of a condition that holds for a whole sequence, say a speaker; 0: none.
+        sizes: classes of each stream, of which the largest has K. A class that its stream does not have is never
+            predicted: its logit is -inf. None: all streams have K.
     """
 
-    def __init__(self, config: WaveNetConfig, streams: int, classes: int, local_dim: int = 0, global_dim: int = 0):
+    missing: Tensor | None
+
+    def __init__(
+        self,
+        config: WaveNetConfig,
+        streams: int,
+        classes: int,
+        local_dim: int = 0,
+        global_dim: int = 0,
+        sizes: Sequence[int] | None = None,
+    ):
         super().__init__()
         self.config, self.streams, self.classes = config, streams, classes
         residual, skip = config.residual_channels, config.skip_channels
@@ -46,6 +58,10 @@ class WaveNet(nn.Module):
         self.output = nn.ModuleList(CausalConv1d(residual, residual + skip, 1) for _ in config.dilations)
         self.head = nn.ModuleList([CausalConv1d(skip, skip, 1), CausalConv1d(skip, streams * classes, 1)])
         self.register_buffer("offsets", torch.arange(streams) * (classes + 1), persistent=False)
+        missing = None
+        if sizes is not None and min(sizes) < classes:
+            missing = torch.arange(classes) >= torch.tensor(sizes)[:, None]
+        self.register_buffer("missing", missing, persistent=False)
         self.dropout = nn.Dropout(config.dropout)
 
     offsets: Tensor
@@ -119,8 +135,8 @@ class WaveNet(nn.Module):
 
     def logits(self, skips: Float[Tensor, "batch skip time"]) -> Float[Tensor, "batch streams classes time"]:
         hidden, last = self.head
-        x = last(F.relu(hidden(F.relu(skips))))
-        return x.unflatten(1, (self.streams, self.classes))
+        x = last(F.relu(hidden(F.relu(skips)))).unflatten(1, (self.streams, self.classes))
+        return x if self.missing is None else x.masked_fill(self.missing[..., None], -math.inf)
 
 
 def gate(x: Tensor, dim: int) -> Tensor:

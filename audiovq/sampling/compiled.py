@@ -104,6 +104,8 @@ def pack(network: WaveNet) -> kernels.Weights:
     """The weights of a network as the kernels read them."""
     layers = [(*pack_convolution(dilated), *pack_convolution(output)) for dilated, output in network.layers()]
     head = [array(tensor) for layer in network.head for tensor in pack_convolution(layer)]
+    if network.missing is not None:
+        head[-1] = np.where(pad(network.missing.flatten()), np.float32(-np.inf), head[-1])
     stacked = [array(torch.stack(tensors)) for tensors in zip(*layers, strict=True)]
     dilations = np.array(network.config.dilations)
     return kernels.Weights._make([array(network.embedding.weight), *stacked, *head, dilations])

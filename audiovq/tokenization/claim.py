@@ -115,13 +115,17 @@ def _refuse(folder: Path, problem: str | None, force: bool) -> None:
 
 
 def _other_model(folder: Path, plan: PlanRecord | None, info: TokenizerInfo) -> str | None:
-    """What is wrong if the folder is another model's; of damaged files those that are whole tell it."""
-    named = {plan.weights_sha256} if plan else set()
+    """What is wrong if the folder is another model's, or of another number of its codebooks; of damaged files those
+    that are whole tell it."""
+    named = {(plan.weights_sha256, plan.num_codebooks)} if plan else set()
     with suppress(TokenError):
-        named.add(read_tokenizer_info(folder).weights_sha256)
+        found = read_tokenizer_info(folder)
+        named.add((found.weights_sha256, found.chosen_codebooks))
     if not named:
-        named = {sidecar.weights_sha256 for sidecar in _sidecars(folder).values()}
-    for other in named - {info.weights_sha256}:
+        named = {(sidecar.weights_sha256, sidecar.num_codebooks) for sidecar in _sidecars(folder).values()}
+    for other, books in named - {(info.weights_sha256, info.chosen_codebooks)}:
+        if other == info.weights_sha256:
+            return f"the codes of another --codebooks, {books or 'all'}"
         return f"codes of another model (weights {other[:12]}, this model's are {info.weights_sha256[:12]})"
     return None
 

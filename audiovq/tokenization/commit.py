@@ -12,7 +12,7 @@ from audiovq.errors import TokenError
 from audiovq.files import sha256_of, write_json, write_text
 from audiovq.tokenization.plan import Unit
 from audiovq.tokens import write_shard
-from audiovq.tokens.info import set_digest
+from audiovq.tokens.info import TokenizerInfo, set_digest
 from audiovq.tokens.records import REJECTED, SIDECARS, SUMMARY, SetSummary, Sidecar, read_record
 
 if TYPE_CHECKING:
@@ -41,13 +41,14 @@ def commit_unit(folder: Path, encoded: Encoded, made_by: dict[str, Any]) -> Side
     return sidecar
 
 
-def committed(folder: Path, unit: Unit, weights_sha256: str) -> Sidecar | None:
+def committed(folder: Path, unit: Unit, info: TokenizerInfo) -> Sidecar | None:
     """The sidecar of a unit that is done: made of the same audio by the same model, and its shard undamaged."""
     try:
         sidecar = read_record(_sidecar_path(folder, unit), Sidecar)
         done = (
             sidecar.unit_sha256 == unit.content_hash
-            and sidecar.weights_sha256 == weights_sha256
+            and sidecar.weights_sha256 == info.weights_sha256
+            and sidecar.num_codebooks == info.chosen_codebooks
             and sidecar.shard_sha256 == sha256_of(folder / f"{unit.name}.parquet")
         )
     except (TokenError, OSError):
@@ -59,7 +60,7 @@ def _sidecar_path(folder: Path, unit: Unit) -> Path:
     return folder / SIDECARS / f"{unit.name}.json"
 
 
-def consolidate(folder: Path, units: Sequence[Unit], weights_sha256: str) -> tuple[SetSummary | None, int]:
+def consolidate(folder: Path, units: Sequence[Unit], info: TokenizerInfo) -> tuple[SetSummary | None, int]:
     """Write `rejected.jsonl` and `summary.json` if all units are done.
 
     Returns:
@@ -68,7 +69,7 @@ def consolidate(folder: Path, units: Sequence[Unit], weights_sha256: str) -> tup
     missing = sum(not _sidecar_path(folder, unit).exists() for unit in units)
     if missing:
         return None, missing
-    records = [committed(folder, unit, weights_sha256) for unit in units]
+    records = [committed(folder, unit, info) for unit in units]
     done = [record for record in records if record is not None]
     if len(done) < len(units):
         return None, len(units) - len(done)

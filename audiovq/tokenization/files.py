@@ -49,20 +49,23 @@ def plan_files(
     return list(jobs.values())
 
 
-def encode_files(tokenizer: AudioTokenizer, jobs: Iterable[FileJob]) -> list[str]:
+def encode_files(tokenizer: AudioTokenizer, jobs: Iterable[FileJob], num_codebooks: int | None = None) -> list[str]:
     """Encode each job's audio file to a codes file; returns what went wrong, a line for each file.
 
+    Args:
+        num_codebooks: how many of the model's codebooks are used, the first ones; None: all.
+
     Raises:
-        TokenError: the model has no codes.
+        TokenError: the model has no codes, or not so many codebooks.
     """
-    tokenizer.require_codes()
-    weights = tokenizer.weights_sha256
+    tokenizer.require_codes(num_codebooks)
+    weights, books = tokenizer.weights_sha256, tokenizer.num_codebooks
 
     def encode(job: FileJob) -> None:
         source = AudioSource.open(job.source)
-        codes = tokenizer.encode_source(source)[0].numpy().astype(np.uint16)
+        codes = tokenizer.encode_source(source, num_codebooks)[0].numpy().astype(np.uint16)
         samples = source.length_at(tokenizer.sample_rate)
-        save_codes(job.target, CodesFile(codes, samples, tokenizer.sample_rate, weights))
+        save_codes(job.target, CodesFile(codes, samples, tokenizer.sample_rate, weights, books))
 
     return _each(jobs, encode, "Encoding")
 

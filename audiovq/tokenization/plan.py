@@ -69,6 +69,8 @@ class TokenizingRequest:
     """Longer utterances are rejected; None: there is no limit."""
     unit_seconds: float | None = None
     """Audio in a unit, about; None: see `plan_units`."""
+    num_codebooks: int | None = None
+    """How many of the model's codebooks are used, the first ones; None: all."""
 
     @cached_property
     def inputs_sha256(self) -> str:
@@ -91,6 +93,7 @@ class TokenizingRequest:
             sizes=sizes,
             seconds=seconds,
             plan_sha256=division_sha256(sizes, seconds),
+            num_codebooks=self.num_codebooks,
         )
 
     def units(self, plan: PlanRecord) -> list[Unit]:

@@ -49,6 +49,7 @@ def tokenize(
     batch_seconds: float | None = None,
     max_seconds: float | None = None,
     unit_seconds: float | None = None,
+    num_codebooks: int | None = None,
     device: str = "auto",
     retry_rejected: bool = False,
     force: bool = False,
@@ -67,13 +68,14 @@ def tokenize(
         batch_seconds: audio in a batch, padding included; None: as much as the device encodes at a time.
         max_seconds: reject longer utterances.
         unit_seconds: audio in a shard, about; None: see `plan_units`.
+        num_codebooks: how many of the model's codebooks are used, the first ones; None: all.
         retry_rejected: do the units again that hold utterances whose audio could not be used.
-        force: remove the token data set of another model, or of another list of utterances, from `output`.
+        force: remove the token data set of another model, number of codebooks or list of utterances from `output`.
 
     Raises:
         ManifestError: an input is malformed, or two utterances share an id.
         OutputExistsError: `output` holds something else, and `force` is not given or does not help.
-        TokenError: the model has no codes.
+        TokenError: the model has no codes, or not so many codebooks.
         WorkerError: a worker was killed.
     """
     items = list(list_items([Path(given) for given in inputs]))
@@ -87,16 +89,15 @@ def tokenize(
         processes = processes or max(1, engines.accelerators(device))
     alone = engine == "local" and processes == 1
     tokenizer = AudioTokenizer.from_pretrained(model, device if alone else "cpu")
-    tokenizer.require_codes()
-    output, info = Path(output), TokenizerInfo.of(tokenizer)
-    settings = EncodingSettings(batch_seconds, max_seconds)
+    output, info = Path(output), TokenizerInfo.of(tokenizer, num_codebooks)
+    settings = EncodingSettings(batch_seconds, max_seconds, info.chosen_codebooks)
     job = TokenizingJob(str(model), info.weights_sha256, output.absolute(), settings, device)
-    request = TokenizingRequest(items, info.weights_sha256, max_seconds, unit_seconds)
+    request = TokenizingRequest(items, info.weights_sha256, max_seconds, unit_seconds, info.chosen_codebooks)
     with claim(output, request, info, force) as units:
         found: list[Sidecar] = []
         missing: list[Unit] = []
         for unit in own_units(units, shard):
-            sidecar = committed(output, unit, info.weights_sha256)
+            sidecar = committed(output, unit, info)
             if sidecar is None or (retry_rejected and sidecar.rejected):
                 missing.append(unit)
             else:
@@ -113,7 +114,7 @@ def tokenize(
                 sidecars = engines.run_ray(job, waiting, processes)
             done = list(waiting.watch(sidecars))
             elapsed = time.monotonic() - (waiting.began or began)
-        summary, left = consolidate(output, units, info.weights_sha256)
+        summary, left = consolidate(output, units, info)
     if left and shard is None:
         raise WorkerError(f"{output}: {left} shards were changed while they were written; run the same command again")
     return TokenizingRun(

@@ -32,13 +32,15 @@ READERS = 4
 
 @dataclass(frozen=True)
 class EncodingSettings:
-    """How units are encoded. No code depends on it."""
+    """How units are encoded. No code depends on the first two."""
 
     batch_seconds: float | None = None
     """Audio in a batch, padding included; a longer utterance is read and encoded piece by piece. None: as much as the
     device encodes at a time."""
     max_seconds: float | None = None
     """Longer utterances are rejected; None: there is no limit."""
+    num_codebooks: int | None = None
+    """How many of the model's codebooks are used, the first ones; None: all."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class Encoded:
 def encode_units(tokenizer: AudioTokenizer, units: Iterable[Unit], settings: EncodingSettings) -> Iterator[Encoded]:
     """Encode units one after another; those whose audio cannot be used are listed apart.
 
-    What comes out for a unit depends on it, the model and `settings.max_seconds` alone. Batches are read ahead, those
-    of the next unit too: `units` is asked for it as soon as that can begin.
+    What comes out for a unit depends on it, the model, `settings.max_seconds` and `settings.num_codebooks` alone.
+    Batches are read ahead, those of the next unit too: `units` is asked for it as soon as that can begin.
     """
     done: dict[str, TokenRow | Rejected] = {}
     with full_float32():
@@ -90,7 +92,7 @@ def _encode_batches(
 
     def encode(given: tuple[Unit, list[Item], list[Read]]) -> tuple[Unit, list[Item], list[TokenRow | Rejected]]:
         unit, batch, signals = given
-        return unit, batch, _encode(tokenizer, batch, signals)
+        return unit, batch, _encode(tokenizer, batch, signals, settings.num_codebooks)
 
     if tokenizer.device.type == "cpu":
         with single_threaded() as cores:
@@ -126,14 +128,17 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _encode(tokenizer: AudioTokenizer, batch: list[Item], signals: list[Read]) -> list[TokenRow | Rejected]:
-    together = iter(_encode_together(tokenizer, [signal for signal in signals if isinstance(signal, Tensor)]))
+def _encode(
+    tokenizer: AudioTokenizer, batch: list[Item], signals: list[Read], books: int | None
+) -> list[TokenRow | Rejected]:
+    waves = [signal for signal in signals if isinstance(signal, Tensor)]
+    together = iter(_encode_together(tokenizer, waves, books))
     results: list[TokenRow | Rejected] = []
     for item, signal in zip(batch, signals, strict=True):
         try:
             if isinstance(signal, AudioError):
                 raise signal
-            codes, samples = next(together) if isinstance(signal, Tensor) else _encode_long(tokenizer, signal)
+            codes, samples = next(together) if isinstance(signal, Tensor) else _encode_long(tokenizer, signal, books)
         except AudioError as error:
             results.append(Rejected(item.id, _printable(item.name), _printable(str(error))))
         else:
@@ -150,20 +155,24 @@ def _encode(tokenizer: AudioTokenizer, batch: list[Item], signals: list[Read]) -
     return results
 
 
-def _encode_together(tokenizer: AudioTokenizer, signals: list[Signal]) -> list[tuple[np.ndarray, int]]:
+def _encode_together(
+    tokenizer: AudioTokenizer, signals: list[Signal], books: int | None
+) -> list[tuple[np.ndarray, int]]:
     """Codes [Q, F] and length in samples of each signal, encoded as one batch."""
     if not signals:
         return []
     padded = torch.nn.utils.rnn.pad_sequence([signal[0] for signal in signals], batch_first=True)[:, None]
-    codes = tokenizer.encode(padded, tokenizer.sample_rate).numpy()
+    codes = tokenizer.encode(padded, tokenizer.sample_rate, books).numpy()
     lengths = [signal.shape[-1] for signal in signals]
     return [(found[:, : tokenizer.num_frames(length)], length) for found, length in zip(codes, lengths, strict=True)]
 
 
-def _encode_long(tokenizer: AudioTokenizer, source: AudioSource) -> tuple[np.ndarray, int]:
+def _encode_long(tokenizer: AudioTokenizer, source: AudioSource, books: int | None) -> tuple[np.ndarray, int]:
     """Codes [Q, F] and length in samples of an utterance that is read piece by piece."""
-    alone = tokenizer.device.type == "cpu"
-    codes = tokenizer.encode_source(source) if alone else tokenizer.encode_pieces(_pieces_ahead(tokenizer, source))
+    if tokenizer.device.type == "cpu":
+        codes = tokenizer.encode_source(source, books)
+    else:
+        codes = tokenizer.encode_pieces(_pieces_ahead(tokenizer, source), books)
     return codes[0].numpy(), source.length_at(tokenizer.sample_rate)
 
 
@@ -207,6 +216,7 @@ def work(job: TokenizingJob, tokenizer: AudioTokenizer, units: Iterable[Unit]) -
     """Encode and commit units one after another; yields the sidecar of each when it is safely on disk."""
     made_by = {
         "weights_sha256": job.weights_sha256,
+        "num_codebooks": job.settings.num_codebooks,
         "device": tokenizer.device.type,
         "dtype": "float32",
         "versions": {"audiovq": audiovq.__version__, **{name: version(name) for name in _PACKAGES}},

@@ -7,7 +7,7 @@ import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,6 +35,8 @@ class CodesFile:
     """The model's, in Hz."""
     weights_sha256: str
     """Of the model that made the codes."""
+    model_codebooks: int | None = None
+    """Codebooks of that model, of which the file holds the first ones; None: not told, as in earlier versions."""
 
 
 def save_codes(path: str | Path, file: CodesFile) -> None:
@@ -45,14 +47,16 @@ def save_codes(path: str | Path, file: CodesFile) -> None:
     """
     if file.codes.nbytes + _FIELD > LARGEST:
         raise TokenError(f"{path}: would hold more than {LARGEST} bytes of codes; use `audiovq tokenize`")
+    arrays: dict[str, Any] = {
+        "codes": file.codes,
+        "num_samples": np.int64(file.num_samples),
+        "sample_rate": np.int64(file.sample_rate),
+        "weights_sha256": np.str_(file.weights_sha256),
+    }
+    if file.model_codebooks is not None:
+        arrays["model_codebooks"] = np.int64(file.model_codebooks)
     with atomic_path(path) as temporary, temporary.open("wb") as handle:
-        np.savez_compressed(
-            handle,
-            codes=file.codes,
-            num_samples=np.int64(file.num_samples),
-            sample_rate=np.int64(file.sample_rate),
-            weights_sha256=np.str_(file.weights_sha256),
-        )
+        np.savez_compressed(handle, **arrays)
 
 
 def load_codes(path: str | Path) -> CodesFile:
@@ -65,6 +69,8 @@ def load_codes(path: str | Path) -> CodesFile:
     try:
         with path.open("rb") as handle, zipfile.ZipFile(handle) as archive:
             sizes = {"codes": LARGEST, "num_samples": _FIELD, "sample_rate": _FIELD, "weights_sha256": _FIELD}
+            if "model_codebooks.npy" in archive.namelist():
+                sizes["model_codebooks"] = _FIELD
             found = {name: _read_array(archive, f"{name}.npy", most) for name, most in sizes.items()}
         codes = found["codes"]
         if codes.ndim != 2 or codes.dtype != np.uint16:
@@ -73,6 +79,9 @@ def load_codes(path: str | Path) -> CodesFile:
         weights = found["weights_sha256"]
         if weights.shape != () or weights.dtype.kind != "U":
             raise ValueError("weights_sha256: expected text")
+        books = _positive("model_codebooks", found["model_codebooks"]) if "model_codebooks" in found else None
+        if books is not None and books < len(codes):
+            raise ValueError(f"{len(codes)} codebooks of a model that has {books}")
     except TokenError:
         raise
     except OSError as error:
@@ -80,7 +89,7 @@ def load_codes(path: str | Path) -> CodesFile:
     except Exception as error:  # Whatever a hostile archive makes its readers raise.
         reason = " ".join(str(error).split())
         raise TokenError(f"{path}: is no codes file of `audiovq encode`, or is damaged ({reason})") from error
-    return CodesFile(codes, samples, rate, str(weights))
+    return CodesFile(codes, samples, rate, str(weights), books)
 
 
 def _read_array(archive: zipfile.ZipFile, name: str, most: int) -> np.ndarray:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,13 +13,14 @@ from pydantic import Field
 
 from audiovq.errors import TokenError
 from audiovq.files import write_json
-from audiovq.tokens.records import Positive, Sha256, read_record
+from audiovq.tokens.records import Count, Positive, Sha256, read_record
 
 if TYPE_CHECKING:
     from audiovq.models.tokenizer import AudioTokenizer
 
 FORMAT_VERSION = 1
 TOKENIZER = "tokenizer.json"
+CodebookSize = Annotated[int, Field(gt=0, le=2**16)]
 
 
 @dataclass(frozen=True)
@@ -31,21 +33,55 @@ class TokenizerInfo:
     hop_length: Positive
     frame_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     num_codebooks: Positive
-    """Of the set."""
-    codebook_size: Annotated[int, Field(gt=0, le=2**16)]
+    """Of the set: the first ones of the model's."""
+    codebook_size: CodebookSize
+    """Of the largest of them."""
     model: dict[str, Any]
     """The model's config."""
+    codebook_sizes: list[CodebookSize] = field(default_factory=list)
+    """Of each of them; if it is not told, as in sets of earlier versions, they are all as large."""
+    model_codebooks: Count = 0
+    """Codebooks of the model; 0: not told, which are those of the set."""
+
+    def __post_init__(self) -> None:
+        # A frozen dataclass is filled in thus.
+        object.__setattr__(self, "codebook_sizes", self.codebook_sizes or [self.codebook_size] * self.num_codebooks)
+        object.__setattr__(self, "model_codebooks", self.model_codebooks or self.num_codebooks)
+        if len(self.codebook_sizes) != self.num_codebooks or self.model_codebooks < self.num_codebooks:
+            raise ValueError(
+                f"{self.num_codebooks} codebooks have {len(self.codebook_sizes)} sizes, the model has "
+                f"{self.model_codebooks} codebooks"
+            )
+
+    @property
+    def chosen_codebooks(self) -> int | None:
+        """Codebooks of the set if they are not all of the model's, else None."""
+        return None if self.num_codebooks == self.model_codebooks else self.num_codebooks
+
+    @property
+    def bitrate(self) -> float:
+        """Nominal bits a second of the set's codebooks."""
+        return self.frame_rate * sum(map(math.log2, self.codebook_sizes))
 
     @classmethod
-    def of(cls, tokenizer: AudioTokenizer) -> TokenizerInfo:
+    def of(cls, tokenizer: AudioTokenizer, num_codebooks: int | None = None) -> TokenizerInfo:
+        """What a set of the first few codebooks says, None: of all.
+
+        Raises:
+            TokenError: the model has no codes, or not so many codebooks.
+        """
+        tokenizer.require_codes(num_codebooks)
+        sizes = list(tokenizer.codebook_sizes[:num_codebooks])
         return cls(
             weights_sha256=tokenizer.weights_sha256,
             sample_rate=tokenizer.sample_rate,
             hop_length=tokenizer.hop_length,
             frame_rate=tokenizer.frame_rate,
-            num_codebooks=tokenizer.num_codebooks,
-            codebook_size=tokenizer.codebook_size,
+            num_codebooks=len(sizes),
+            codebook_size=max(sizes),
             model=tokenizer.config.model_dump(mode="json"),
+            codebook_sizes=sizes,
+            model_codebooks=tokenizer.num_codebooks,
         )
 
 

@@ -48,6 +48,8 @@ class Sidecar:
     dtype: str
     versions: dict[str, str]
     """Of the packages that made the codes."""
+    num_codebooks: Positive | None = None
+    """How many of the model's codebooks were used, the first ones; None: all."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class PlanRecord(PlanCounts):
     """Length of each utterance whose list does not tell it, as it was found; 0 if its audio could not be used."""
     plan_sha256: Sha256
     """Of `sizes` and `seconds`."""
+    num_codebooks: Positive | None = None
+    """How many of the model's codebooks are used; None: all."""
     format_version: Literal[2] = 2
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from audiovq.text import printable
 from audiovq.tokens import TokenizerInfo, TokenSet, code_counts
 
 if TYPE_CHECKING:
-    from jaxtyping import Int64
+    from jaxtyping import Float64, Int64
     from matplotlib.axes import Axes
 
 SHOWN_SPEAKERS = 20
@@ -50,7 +50,7 @@ class CodeUse:
     @property
     def perplexity(self) -> float:
         """2^entropy, with the mean of the codebooks' entropies; at most K, and at most the number of frames."""
-        return 2 ** float(np.mean(code_statistics(self.counts, 1.0).entropy))
+        return 2 ** float(np.mean(entropies(self.counts)))
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class TokenStatistics:
 
     @property
     def codes(self) -> CodeStatistics:
-        return code_statistics(self.total.counts, self.tokenizer.frame_rate)
+        return code_statistics(self.total.counts, self.tokenizer.codebook_sizes, self.tokenizer.frame_rate)
 
 
 def measure_tokens(tokens: TokenSet) -> TokenStatistics:
@@ -80,7 +80,7 @@ def measure_tokens(tokens: TokenSet) -> TokenStatistics:
     for row in tokens:
         counts = code_counts(tokens, row)
         if row.speaker not in speakers:
-            speakers[row.speaker] = CodeUse(np.zeros((info.num_codebooks, info.codebook_size), np.int64))
+            speakers[row.speaker] = CodeUse(np.zeros((info.num_codebooks, max(info.codebook_sizes)), np.int64))
         part = speakers[row.speaker]
         part.counts += counts
         part.utterances += 1
@@ -107,10 +107,12 @@ def statistics_record(statistics: TokenStatistics) -> dict[str, Any]:
         "frames": codes.frames,
         "nominal_bitrate": codes.nominal_bitrate,
         "empirical_bitrate": codes.empirical_bitrate,
-        "codebook_size": info.codebook_size,
+        "model_codebooks": info.model_codebooks,
         "codebooks": [
-            {"entropy": entropy, "perplexity": perplexity, "used": used, "dead": info.codebook_size - used}
-            for entropy, perplexity, used in zip(codes.entropy, codes.perplexity, codes.used, strict=True)
+            {"size": size, "entropy": entropy, "perplexity": perplexity, "used": used, "dead": dead}
+            for size, entropy, perplexity, used, dead in zip(
+                codes.sizes, codes.entropy, codes.perplexity, codes.used, codes.dead, strict=True
+            )
         ],
         "speakers": [
             {
@@ -128,14 +130,21 @@ def statistics_record(statistics: TokenStatistics) -> dict[str, Any]:
 def format_statistics(statistics: TokenStatistics) -> str:
     """The figures as lines of text; of the speakers, those with most audio."""
     record = statistics_record(statistics)
-    bits = math.log2(record["codebook_size"])
+    number, of_model = len(record["codebooks"]), record["model_codebooks"]
+    chosen = f" with {number} of the model's {of_model} codebooks" if number < of_model else ""
     text = [
         _title(statistics),
-        f"bitrate {record['nominal_bitrate']:.0f} bit/s, empirical {record['empirical_bitrate']:.0f} bit/s",
+        f"bitrate {record['nominal_bitrate']:.0f} bit/s{chosen}, empirical {record['empirical_bitrate']:.0f} bit/s",
         "",
     ]
     books = [
-        (str(number), f"{book['entropy']:.2f} of {bits:.2f}", f"{book['perplexity']:.1f}", book["used"], book["dead"])
+        (
+            str(number),
+            f"{book['entropy']:.2f} of {math.log2(book['size']):.2f}",
+            f"{book['perplexity']:.1f}",
+            f"{book['used']} of {book['size']}",
+            book["dead"],
+        )
         for number, book in enumerate(record["codebooks"])
     ]
     text += [*_columns(("codebook", "bits a code", "perplexity", "codes used", "dead"), books), ""]
@@ -199,14 +208,15 @@ def draw_statistics(statistics: TokenStatistics, path: str | Path) -> None:
 
 
 def _draw_code_use(axes: Axes, statistics: TokenStatistics) -> None:
-    codes, size = statistics.codes, statistics.tokenizer.codebook_size
+    codes = statistics.codes
     for book, counts in enumerate(statistics.total.counts):
-        label = f"codebook {book}: perplexity {codes.perplexity[book]:.0f}, {size - codes.used[book]} dead"
+        label = f"codebook {book}: perplexity {codes.perplexity[book]:.0f}, {codes.dead[book]} dead"
         shares = np.sort(counts)[::-1][: codes.used[book]] / codes.frames
         axes.plot(np.arange(1, len(shares) + 1), shares * 100, label=label, lw=1.5)
-    axes.axhline(100 / size, color="0.4", ls="--", lw=1, label=f"all {size} codes alike")
+    for size in sorted(set(codes.sizes)):
+        axes.axhline(100 / size, color="0.4", ls="--", lw=1, label=f"all {size} codes alike")
     axes.set(title="Use of the codes", xlabel="code, most frequent first", ylabel="% of frames", yscale="log")
-    axes.set_xlim(0, size)
+    axes.set_xlim(0, max(codes.sizes))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.legend(fontsize=7)
 
@@ -246,12 +256,16 @@ class CodeStatistics:
 
     frames: int
     """Frames that were counted. Neither perplexity nor codes used can be larger: a small set bounds both."""
+    sizes: list[int]
+    """Codes K that there are."""
     entropy: list[float]
     """Entropy in bits of the pooled histogram of codes."""
     perplexity: list[float]
     """2^entropy: the number of codes that, used equally, would have this entropy. At most K."""
     used: list[int]
     """Codes that occur at least once."""
+    dead: list[int]
+    """Codes that never occur."""
     nominal_bitrate: float
     """Bits a second with log2 K bits a code."""
     empirical_bitrate: float
@@ -259,16 +273,22 @@ class CodeStatistics:
     is, but nothing of its context. Like all entropies from counts, an underestimate while frames are few."""
 
 
-def code_statistics(counts: np.ndarray, frame_rate: float) -> CodeStatistics:
-    """Statistics of pooled counts [Q, K] at a frame rate in Hz."""
-    frames = int(counts.sum(axis=1)[0])
-    shares = counts / frames
-    entropy = -np.sum(shares * np.log2(shares, out=np.zeros_like(shares), where=shares > 0), axis=1)
+def code_statistics(counts: np.ndarray, sizes: Sequence[int], frame_rate: float) -> CodeStatistics:
+    """Statistics of pooled counts [Q, K] of codebooks of these sizes, at a frame rate in Hz."""
+    entropy, used = entropies(counts), (counts > 0).sum(axis=1).tolist()
     return CodeStatistics(
-        frames=frames,
+        frames=int(counts[0].sum()),
+        sizes=list(sizes),
         entropy=entropy.tolist(),
         perplexity=np.exp2(entropy).tolist(),
-        used=(counts > 0).sum(axis=1).tolist(),
-        nominal_bitrate=frame_rate * len(counts) * math.log2(counts.shape[1]),
+        used=used,
+        dead=[size - number for size, number in zip(sizes, used, strict=True)],
+        nominal_bitrate=frame_rate * sum(map(math.log2, sizes)),
         empirical_bitrate=frame_rate * float(entropy.sum()),
     )
+
+
+def entropies(counts: np.ndarray) -> Float64[np.ndarray, " books"]:
+    """Entropy in bits of each codebook, of counts [Q, K] of its codes."""
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    return -np.sum(shares * np.log2(shares, out=np.zeros_like(shares), where=shares > 0), axis=1)

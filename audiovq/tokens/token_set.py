@@ -186,15 +186,16 @@ def _cached(cache: OrderedDict[int, Value], key: int, size: int, make: Callable[
 
 
 def code_counts(tokens: TokenSet, row: TokenRow) -> Int64[np.ndarray, "books codes"]:
-    """How often each code occurs in a row of a token data set: [Q, K].
+    """How often each code occurs in a row of a token data set: [Q, K], with zeros where a codebook has fewer than K.
 
     Raises:
-        TokenError: the row holds a code outside the codebook.
+        TokenError: the row holds a code outside its codebook.
     """
-    size = tokens.info.codebook_size
-    if row.codes.max(initial=0) >= size:
-        raise TokenError(
-            f"{tokens.folder}: utterance {row.utt_id!r} holds code {row.codes.max()}, the codebook has {size}; "
-            "`audiovq tokens verify` lists all such utterances"
-        )
-    return np.stack([np.bincount(book, minlength=size) for book in row.codes])
+    sizes = tokens.info.codebook_sizes
+    for size, highest in zip(sizes, row.codes.max(axis=1, initial=0), strict=True):
+        if highest >= size:
+            raise TokenError(
+                f"{tokens.folder}: utterance {row.utt_id!r} holds code {highest}, the codebook has {size}; "
+                "`audiovq tokens verify` lists all such utterances"
+            )
+    return np.stack([np.bincount(book, minlength=max(sizes)) for book in row.codes])

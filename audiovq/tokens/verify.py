@@ -87,13 +87,15 @@ def verify_tokens(
 def _check_info(tokens: TokenSet, tokenizer: AudioTokenizer | None, result: Verification) -> None:
     """Compare `tokenizer.json` with itself and with the model."""
     info, path = tokens.info, tokens.folder / TOKENIZER
-    expected: dict[str, Any] = {"frame_rate": info.sample_rate / info.hop_length}
+    expected: dict[str, Any] = {
+        "frame_rate": info.sample_rate / info.hop_length,
+        "codebook_size": max(info.codebook_sizes),
+    }
     if "sample_rate" in info.model:
         expected["sample_rate"] = info.model["sample_rate"]
     if tokenizer is not None:
-        expected = asdict(TokenizerInfo.of(tokenizer))
-        if info.num_codebooks < tokenizer.num_codebooks:  # A set may hold the first of them only.
-            expected["num_codebooks"] = info.num_codebooks
+        # A set may hold the first of the model's codebooks only.
+        expected = asdict(TokenizerInfo.of(tokenizer, min(info.num_codebooks, tokenizer.num_codebooks)))
     for name, value in expected.items():
         if (found := getattr(info, name)) != value:
             shown = "another config than the model's" if name == "model" else f"{name} {found}, expected {value}"
@@ -158,8 +160,9 @@ def _row_problems(info: TokenizerInfo, row: TokenRow) -> Iterator[str]:
     frames = -(-row.num_samples // info.hop_length)
     if row.num_frames != frames or not frames:
         yield f"expected {frames} frames, for {row.num_samples} samples, found {row.num_frames}"
-    if (highest := row.codes.max(initial=0)) >= info.codebook_size:
-        yield f"expected codes from 0 to {info.codebook_size - 1}, found {highest}"
+    for size, highest in zip(info.codebook_sizes, row.codes.max(axis=1, initial=0), strict=True):
+        if highest >= size:
+            yield f"expected codes from 0 to {size - 1}, found {highest}"
 
 
 # --- sidecars ------------------------------------------------------------------------------------------------
@@ -183,6 +186,7 @@ def _check_sidecars(tokens: TokenSet, content: Content, result: Verification) ->
             found = {
                 "shard_sha256": hashes[name],
                 "weights_sha256": tokens.info.weights_sha256,
+                "num_codebooks": tokens.info.chosen_codebooks,
                 "utterances": content.shards[name][0],
                 "frames": content.shards[name][1],
             }
@@ -193,7 +197,9 @@ def _check_sidecars(tokens: TokenSet, content: Content, result: Verification) ->
         result.problems.append(
             f"{tokens.folder}: {len(sidecars)} of {_count(plan.units, 'planned shard')} are there; tokenize again"
         )
-    result.checked.append(f"{_count(len(sidecars), 'sidecar')}: SHA-256, model, numbers of utterances and frames")
+    result.checked.append(
+        f"{_count(len(sidecars), 'sidecar')}: SHA-256, model, numbers of codebooks, utterances and frames"
+    )
     digest = set_digest(hashes.items())
     if (tokens.folder / SUMMARY).exists() and not result.problems:  # Otherwise they tell why.
         _check_sums(tokens, records, plan, digest, result)
@@ -288,11 +294,11 @@ def _encode_again(
     for row in rows:
         try:
             source = _source(row, items)
-            codes = tokenizer.encode_source(source)[0].numpy()
+            codes = tokenizer.encode_source(source, min(len(row.codes), tokenizer.num_codebooks))[0].numpy()
         except AudioVQError as error:
             result.problems.append(f"{row.utt_id}: cannot be encoded again: {error}")
             continue
-        same = int((codes[: len(row.codes)] == row.codes).all(axis=0).sum())
+        same = int((codes == row.codes[: len(codes)]).all(axis=0).sum())
         if same < row.num_frames:
             result.problems.append(
                 f"{row.utt_id}: encoded again, {row.num_frames - same} of {row.num_frames} frames are different"

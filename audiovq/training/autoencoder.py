@@ -201,7 +201,7 @@ def validate_autoencoder(
 ) -> dict[str, float]:
     """Means over utterances, of each the first `data.valid_seconds`; each process takes its share.
 
-    Code statistics are of the whole set, means over codebooks. The process that has a log reconstructs the first few
+    Code statistics are of the whole set, for each codebook. The process that has a log reconstructs the first few
     utterances once more, since others may have had them.
     """
     model.eval()

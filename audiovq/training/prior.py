@@ -24,6 +24,7 @@ from audiovq.distributed import sum_over_processes
 from audiovq.errors import SpeakerError, TokenError
 from audiovq.models.prior import CodePrior, PriorNetwork
 from audiovq.models.speakers import speaker_number
+from audiovq.text import shown
 from audiovq.tokens import CodeCrops, TokenSet, code_counts
 from audiovq.training.folder import RELEASE, open_run, start_accelerator
 from audiovq.training.log import RunLog
@@ -46,7 +47,7 @@ class CodeSplit:
             TokenError: there is a code outside the codebook, or a shard is damaged.
         """
         info = self.tokens.info
-        total = np.zeros((info.num_codebooks, info.codebook_size), np.int64)
+        total = np.zeros((info.num_codebooks, max(info.codebook_sizes)), np.int64)
         digest = hashlib.sha256(info.weights_sha256.encode())
         for row in self.rows:
             found = self.tokens[row]
@@ -178,7 +179,7 @@ def validate_prior(
     `loss` is in nats a code, `bits_per_code` the same in bits, `bits_per_second` for all codebooks together. The gains
     are the bits a code that the prior saves, compared with
 
-    - `gain_over_uniform`: log2 K bits for every code;
+    - `gain_over_uniform`: log2 K bits for every code of a codebook of K;
     - `gain_over_train_unigram`: a code of ideal length for how often each code occurs in the training set (plus one);
     - `gain_over_unigram`: the same for these very utterances, their entropy: no model without context costs less.
     """
@@ -197,12 +198,14 @@ def validate_prior(
     counts = sum_over_processes(torch.from_numpy(counts).to(device)).cpu().numpy()
     frames = counts[0].sum()
     bits = float(nats.mean()) / frames / math.log(2)
+    sizes = np.array(info.codebook_sizes)
+    exists = np.arange(max(sizes)) < sizes[:, None]
     metrics = {
         "loss": bits * math.log(2),
         "bits_per_code": bits,
         "bits_per_second": bits * info.num_codebooks * info.frame_rate,
-        "gain_over_uniform": math.log2(info.codebook_size) - bits,
-        "gain_over_train_unigram": cross_entropy(counts, train_counts + 1) - bits,
+        "gain_over_uniform": float(np.log2(sizes).mean()) - bits,
+        "gain_over_train_unigram": cross_entropy(counts, train_counts + exists) - bits,
         "gain_over_unigram": cross_entropy(counts, counts) - bits,
     }
     if info.num_codebooks > 1:
@@ -224,7 +227,7 @@ def read_parts(config: PriorExperimentConfig) -> tuple[CodeSplit, CodeSplit]:
     Which utterances are held out depends on their ids alone. Utterances without frames are left out.
 
     Raises:
-        TokenError: a set is none, or has no utterances, or they are of different tokenizers.
+        TokenError: a set is none, or has no utterances, or they are of different tokenizers or numbers of codebooks.
     """
     # Two sets in any case, since each belongs to one thread.
     train, valid = TokenSet(config.tokens), TokenSet(config.valid_tokens or config.tokens)
@@ -232,6 +235,11 @@ def read_parts(config: PriorExperimentConfig) -> tuple[CodeSplit, CodeSplit]:
         raise TokenError(
             f"{valid.folder}: holds codes of another model (weights {valid.info.weights_sha256[:12]}) than "
             f"{train.folder} (weights {train.info.weights_sha256[:12]}); tokenize both with the same"
+        )
+    if train.info.num_codebooks != valid.info.num_codebooks:
+        raise TokenError(
+            f"{valid.folder}: holds {valid.info.num_codebooks} of the model's codebooks, {train.folder} holds "
+            f"{train.info.num_codebooks}; tokenize both with the same --codebooks"
         )
     whole = _part(train, range(len(train)))
     if config.valid_tokens is not None:
@@ -260,11 +268,16 @@ def with_tokens(config: PriorExperimentConfig, train: CodeSplit) -> PriorExperim
         SpeakerError: it is to be told who speaks, and no utterance says it.
     """
     info = train.tokens.info
-    codes = CodesConfig(**{name: getattr(info, name) for name in CodesConfig.model_fields})
+    told = {name: getattr(info, name) for name in CodesConfig.model_fields}
+    sizes = info.codebook_sizes
+    told |= {"codebook_size": max(sizes), "codebook_sizes": sizes if len(set(sizes)) > 1 else None}
+    codes = CodesConfig(**told)
     if config.codes is not None and config.codes != codes:
+        ours, theirs = codes.model_dump(), config.codes.model_dump()
+        name = next(name for name in ours if ours[name] != theirs[name])
         raise TokenError(
-            f"{train.tokens.folder}: holds codes of another model (weights {codes.weights_sha256[:12]}) than the "
-            f"config names (weights {config.codes.weights_sha256[:12]}); leave out `codes` to take them from the tokens"
+            f"{train.tokens.folder}: holds codes with {name} {shown(ours[name])}, the config names codes with "
+            f"{shown(theirs[name])}; leave out `codes` to take them from the tokens"
         )
     speakers = config.speakers
     if config.speaker_dim and not speakers:

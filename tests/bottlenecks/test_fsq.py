@@ -89,6 +89,29 @@ def test_the_gradient_is_that_of_the_bound_alone(levels):
     torch.testing.assert_close(found, expected)
 
 
+def test_in_a_residual_stack_the_gradients_of_all_levels_add_up():
+    """What a level takes away carries none: r_{q+1} = r_q - sg[z_q]."""
+    stack = ResidualStack([FiniteScalarQuantizer(DIM, [8, 5]) for _ in range(3)], dropout=0.0).double()
+    for _ in range(30):
+        stack.train()(latents().double())
+    stack.eval()
+    z = latents().double().requires_grad_()
+    weights = torch.randn(3, DIM, 40, dtype=torch.float64)
+    output = stack(z)
+    (found,) = torch.autograd.grad((output.latents * weights).sum(), z)
+    expected, taken = torch.zeros_like(z), torch.zeros_like(z)
+    for number in range(3):
+        level = stack.level(number)
+        assert isinstance(level, FiniteScalarQuantizer)
+        rest = (z - taken).detach().requires_grad_()
+        bounded = level.project_out(level._features(rest).tanh().mT).mT
+        (of_level,) = torch.autograd.grad((bounded * weights).sum(), rest)
+        assert of_level.abs().sum() > 0
+        expected += of_level
+        taken += level.decode(output.codes[:, number : number + 1]).detach()
+    torch.testing.assert_close(found, expected)
+
+
 def test_the_loss_is_zero():
     assert build([8, 5]).train()(latents()).loss == 0
 

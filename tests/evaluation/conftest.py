@@ -15,25 +15,31 @@ class NoisyTokenizer:
     sample_rate = 16000
     hop_length = 320
     frame_rate = 50.0
-    codebook_size = 64
     num_parameters = 1000
     weights_sha256 = "ab" * 32
     speakers = ()
 
     def __init__(self, num_codebooks: int = 2, noise: float = 0.003):
         self.num_codebooks = num_codebooks
-        self.bitrate = 300.0 * num_codebooks
+        self.codebook_sizes = (64,) * num_codebooks
         self.noise = noise
 
-    def reconstruct(self, wave, sample_rate, speaker=None, seed=0):
+    def bitrate_of(self, num_codebooks: int) -> float:
+        return 300.0 * num_codebooks
+
+    def require_codes(self, num_codebooks: int) -> None:
+        assert num_codebooks <= self.num_codebooks
+
+    def reconstruct(self, wave, sample_rate, speaker=None, seed=0, num_codebooks=None):
         assert (sample_rate, speaker) == (self.sample_rate, None)
         generator = torch.Generator().manual_seed(0)
         decoded = wave[None] + self.noise * torch.randn(wave.shape, generator=generator)
         frames = -(-wave.shape[-1] // self.hop_length)
         padded = torch.nn.functional.pad(wave, (0, frames * self.hop_length - wave.shape[-1]))
         level = padded.view(1, 1, frames, self.hop_length).abs().amax(dim=-1)
-        codes = (level * 1000).long() % self.codebook_size
-        return decoded, codes.repeat(1, self.num_codebooks, 1) if self.num_codebooks else None
+        codes = (level * 1000).long() % 64
+        books = num_codebooks or self.num_codebooks
+        return decoded, codes.repeat(1, books, 1) if books else None
 
 
 def utterance(path: Path, **known) -> Utterance:

@@ -48,7 +48,17 @@ def test_codes_are_counted_over_the_whole_set(utterances, noisy_tokenizer):
     assert evaluation.codes.frames == pooled.shape[1]
     assert evaluation.codes.used == [len(row.unique()) for row in pooled]
     assert evaluation.code_counts.tolist() == [torch.bincount(row, minlength=64).tolist() for row in pooled]
-    assert evaluation.codes.nominal_bitrate == tokenizer.bitrate
+    assert evaluation.codes.dead == [64 - used for used in evaluation.codes.used]
+    assert evaluation.codes.nominal_bitrate == evaluation.model["bitrate"] == 600
+    assert evaluation.model["codes"] == "2 x 64"
+
+
+def test_fewer_codebooks_are_used_counted_and_told(utterances, noisy_tokenizer):
+    evaluation = evaluate(noisy_tokenizer(num_codebooks=3), utterances[:1], "model", "data", num_codebooks=2)
+    assert (evaluation.model["num_codebooks"], evaluation.model["model_codebooks"]) == (2, 3)
+    assert evaluation.code_counts.shape == (2, 64)
+    assert evaluation.codes.nominal_bitrate == evaluation.model["bitrate"] == 600
+    assert len(evaluation.codes.perplexity) == len(evaluation.codes.used) == len(evaluation.codes.dead) == 2
 
 
 def test_a_model_without_codes_has_no_code_statistics(utterances, noisy_tokenizer):

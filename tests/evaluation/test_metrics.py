@@ -215,7 +215,7 @@ def test_a_mean_needs_a_value_and_an_interval_two():
 
 
 def test_codes_used_equally_have_the_perplexity_of_the_codebook():
-    statistics = code_statistics(np.full((2, 8), 5), frame_rate=50.0)
+    statistics = code_statistics(np.full((2, 8), 5), [8, 8], frame_rate=50.0)
     assert statistics.perplexity == pytest.approx([8, 8])
     assert statistics.entropy == pytest.approx([3, 3])
     assert statistics.used == [8, 8]
@@ -224,15 +224,23 @@ def test_codes_used_equally_have_the_perplexity_of_the_codebook():
 
 
 def test_a_single_code_has_perplexity_one_and_costs_nothing():
-    statistics = code_statistics(np.array([[0, 7, 0, 0]]), frame_rate=50.0)
+    statistics = code_statistics(np.array([[0, 7, 0, 0]]), [4], frame_rate=50.0)
     assert (statistics.perplexity, statistics.used, statistics.empirical_bitrate) == ([1], [1], 0)
     assert statistics.nominal_bitrate == 100
+
+
+def test_each_codebook_counts_with_its_own_size():
+    """Those of the smaller one end with columns that stand for no code."""
+    counts = np.array([[5] * 8, [9, 9, 9, 0, 0, 0, 0, 0]])
+    statistics = code_statistics(counts, [8, 4], frame_rate=50.0)
+    assert (statistics.sizes, statistics.used, statistics.dead) == ([8, 4], [8, 3], [0, 1])
+    assert statistics.nominal_bitrate == 50 * (3 + 2)
 
 
 def test_entropy_agrees_with_scipy_and_few_frames_bound_the_perplexity():
     codes = torch.randint(0, 512, (1, 3, 40), generator=torch.Generator().manual_seed(0))
     counts = count_codes(codes, 512).numpy()
-    statistics = code_statistics(counts, frame_rate=75.0)
+    statistics = code_statistics(counts, [512] * 3, frame_rate=75.0)
     assert statistics.entropy == pytest.approx([scipy.stats.entropy(row, base=2) for row in counts])
     assert all(perplexity <= 40 for perplexity in statistics.perplexity)
     assert statistics.used == [len(book.unique()) for book in codes[0]]

@@ -156,7 +156,7 @@ def test_the_text_table_names_every_metric_and_every_failure(failed):
 
 def test_a_model_without_codes_has_a_page(evaluation):
     example = dataclasses.replace(evaluation.examples[0], codes=None)
-    model = {**evaluation.model, "bitrate": None, "num_codebooks": None, "codebook_size": None}
+    model = {**evaluation.model, "bitrate": None, "num_codebooks": None, "model_codebooks": None}
     continuous = dataclasses.replace(evaluation, model=model, codes=None, code_counts=None, examples=[example])
     page = Page(report.render_page(continuous))
     assert "continuous" in page.text

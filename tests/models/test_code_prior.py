@@ -35,7 +35,7 @@ def test_the_config_says_whose_codes_are_modelled(tiny_prior, tmp_path):
     assert (config["format_version"], config["kind"]) == (1, "prior")
     assert config["model"]["codes"] == {
         **{"weights_sha256": "ab" * 32, "sample_rate": 16000, "hop_length": 320, "frame_rate": 50.0},
-        **{"num_codebooks": 2, "codebook_size": 7},
+        **{"num_codebooks": 2, "codebook_size": 7, "codebook_sizes": None},
     }
 
 

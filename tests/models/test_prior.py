@@ -7,8 +7,12 @@ import itertools
 import pytest
 import torch
 
+from audiovq.errors import TokenError
 from audiovq.models import prior as module
 from audiovq.models.prior import UNKNOWN, PriorNetwork
+from audiovq.sampling.cached import CachedWaveNet
+from audiovq.sampling.graphs import GraphWaveNet
+from audiovq.sampling.stepping import fastest_stepper
 
 CASES = [(1, "delay"), (1, "flatten"), (3, "delay"), (3, "flatten")]
 both_patterns = pytest.mark.parametrize(("books", "pattern"), CASES)
@@ -99,6 +103,75 @@ def test_draws_have_the_frequencies_of_the_likelihood(tiny_prior, books, pattern
     assert likely.sum() >= 3
     deviations = (counts[likely] - count * p[likely]) / (count * p * (1 - p))[likely].sqrt()
     assert deviations.abs().max() < 4.5
+
+
+STEPPERS = {"fastest": fastest_stepper, "cached": CachedWaveNet, "graph": GraphWaveNet}
+
+
+@pytest.mark.parametrize("stepper", STEPPERS.values(), ids=STEPPERS)
+@pytest.mark.parametrize("sizes", [None, [7, 4, 2]], ids=["alike", "different"])
+@both_patterns
+def test_the_likelihood_is_the_product_of_what_a_sampler_computes_step_by_step(
+    tiny_prior, books, pattern, sizes, stepper
+):
+    sizes = sizes[-books:] if sizes else [7] * books
+    network = tiny_prior(books, max(sizes), sizes=sizes, pattern=pattern).network
+    codes = torch.stack([random_codes(2, 9, size=size) for size in sizes], 1)
+    steps, stepping = network.pattern.arrange(codes, network.silence), stepper(network.network, 2)
+    previous, total = stepping.start(), torch.zeros(2)
+    for number in range(steps.shape[-1]):
+        log_p = stepping.step(previous, None).log_softmax(-1)
+        previous = steps[..., number]
+        for item, book in itertools.product(range(2), range(books)):
+            if (code := int(previous[item, book])) != network.silence:
+                total[item] += log_p[item, book, code]
+    torch.testing.assert_close(network.log_prob(codes).sum((1, 2)), total, atol=1e-3, rtol=0)
+
+
+# --- codebooks of different sizes ---------------------------------------------------------------------------
+
+SIZES = [5, 3, 2]
+different = pytest.mark.parametrize("pattern", ["delay", "flatten"])
+
+
+@different
+def test_the_probabilities_of_all_codes_that_there_are_add_up_to_one(tiny_prior, pattern):
+    network = tiny_prior(2, 3, sizes=[3, 2], pattern=pattern).network
+    every = torch.tensor(list(itertools.product(range(3), range(3), range(2), range(2)))).view(-1, 2, 2)
+    assert network.log_prob(every).double().sum((1, 2)).exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+@different
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.0}, {"temperature": 1e6}, {"top_k": 5, "top_p": 0.99}])
+def test_no_code_is_drawn_that_its_codebook_does_not_have(tiny_prior, pattern, settings):
+    prior = tiny_prior(3, 5, sizes=SIZES, pattern=pattern)
+    codes = prior.sample(50, 20, **settings)
+    for book, size in zip(codes.unbind(1), SIZES, strict=True):
+        assert 0 <= book.min() <= book.max() < size
+        if settings.get("temperature") != 0.0:
+            assert len(book.unique()) == size
+
+
+@different
+def test_codes_that_there_are_not_give_no_gradient_and_no_loss(tiny_prior, pattern):
+    network = tiny_prior(3, 5, sizes=SIZES, pattern=pattern).network.train().requires_grad_(True)
+    codes = torch.stack([random_codes(8, 12, size=size) for size in SIZES], 1)
+    steps = network.pattern.arrange(codes, network.silence)
+    targets = steps[..., 1:]
+    loss = torch.nn.functional.cross_entropy(network(steps).transpose(1, 2), targets, ignore_index=network.silence)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(weight.grad.isfinite().all() for weight in network.parameters())
+    of_class = network.network.head[-1].weight.grad.flatten(1).abs().sum(1).view(3, 5)
+    assert torch.equal(of_class > 0, torch.arange(5) < torch.tensor(SIZES)[:, None])
+
+
+def test_a_prime_is_compared_with_the_size_of_each_codebook(tiny_prior):
+    prior = tiny_prior(3, 5, sizes=SIZES)
+    with pytest.raises(TokenError, match="expected codes from 0 to 2, found 3 to 3"):
+        prior.sample(1, 5, prime=torch.tensor([[4], [3], [1]]))
+    assert prior.sample(1, 5, prime=torch.tensor([[4], [2], [1]]))[0, :, 0].tolist() == [4, 2, 1]
+    assert prior.describe()["codes"] == "5 + 3 + 2"
 
 
 # --- speakers ------------------------------------------------------------------------------------------------

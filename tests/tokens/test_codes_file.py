@@ -159,3 +159,13 @@ def test_a_damaged_codes_file_is_an_error_in_one_line_or_still_right(tmp_path_fa
         np.testing.assert_array_equal(read.codes, CODES.codes)
         assert replace(read, codes=CODES.codes) == CODES
     assert "\n" not in problem
+
+
+def test_the_model_s_number_of_codebooks_is_told_and_may_be_missing(tmp_path):
+    save_codes(tmp_path / "a.npz", replace(CODES, model_codebooks=6))
+    assert load_codes(tmp_path / "a.npz").model_codebooks == 6
+    save_codes(tmp_path / "b.npz", CODES)
+    assert load_codes(tmp_path / "b.npz").model_codebooks is None
+    save_codes(tmp_path / "c.npz", replace(CODES, model_codebooks=1))
+    with pytest.raises(TokenError, match=r"c\.npz: is no codes file .*2 codebooks of a model that has 1"):
+        load_codes(tmp_path / "c.npz")

@@ -108,12 +108,14 @@ def test_the_speaker_is_of_use(write_tokens, tmp_path, make):
 # --- figures -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("books", [1, 2])
-def test_the_figures_are_those_of_the_definitions(write_tokens, tmp_path, make, books):
+@pytest.mark.parametrize("sizes", [[8], [8, 8], [8, 5]], ids=str)
+def test_the_figures_are_those_of_the_definitions(write_tokens, tmp_path, make, sizes):
     """Written another way: code by code, from the released prior."""
-    train, valid = speech_like(0, books), speech_like(1, books, count=5)
-    sets = {"tokens": write_tokens(tmp_path / "two/train", train, 8)}
-    sets["valid_tokens"] = write_tokens(tmp_path / "two/valid", valid, 8)
+    books, of_book = len(sizes), np.array(sizes)[:, None]
+    train = {name: item % of_book for name, item in speech_like(0, books).items()}
+    valid = {name: item % of_book for name, item in speech_like(1, books, count=5).items()}
+    sets = {"tokens": write_tokens(tmp_path / "two/train", train, 8, sizes=sizes)}
+    sets["valid_tokens"] = write_tokens(tmp_path / "two/valid", valid, 8, sizes=sizes)
     train_prior(make({"steps": 3}, **sets), tmp_path / "exp", "cpu")
     prior = CodePrior.from_pretrained(tmp_path / "exp/release", "cpu")
 
@@ -124,8 +126,8 @@ def test_the_figures_are_those_of_the_definitions(write_tokens, tmp_path, make, 
         told = torch.tensor([prior.speakers.index(speaker)])
         bits += (-prior.network.log_prob(torch.from_numpy(item)[None], told)[0] / math.log(2)).flatten().tolist()
         for book, code in [(number, code) for number, codes in enumerate(item.tolist()) for code in codes]:
-            uniform.append(3)
-            train_unigram.append(-math.log2((counts[book][code] + 1) / (counts[book].total() + 8)))
+            uniform.append(math.log2(sizes[book]))
+            train_unigram.append(-math.log2((counts[book][code] + 1) / (counts[book].total() + sizes[book])))
             own_unigram.append(-math.log2(own[book][code] / own[book].total()))
     (found,) = read_metrics(tmp_path / "exp", "valid")
     expected = {
@@ -156,7 +158,7 @@ def test_codes_and_speakers_are_those_of_the_token_set(make, tmp_path):
     assert prior.speakers == ["carlo", "june"]
     assert prior.codes.model_dump() == {
         **{"weights_sha256": "ab" * 32, "sample_rate": 16000, "hop_length": 320, "frame_rate": 50.0},
-        **{"num_codebooks": 1, "codebook_size": 8},
+        **{"num_codebooks": 1, "codebook_size": 8, "codebook_sizes": None},
     }
 
 
@@ -244,9 +246,24 @@ def test_training_and_validation_codes_of_different_models_are_refused(make, wri
     refused(make(valid_tokens=other), tmp_path / "exp", TokenError, message)
 
 
+def test_sets_of_different_numbers_of_codebooks_are_refused(make, write_tokens, tmp_path):
+    two = write_tokens(tmp_path / "two", speech_like(1, books=2), 8)
+    message = "two: holds 2 of the model's codebooks, .*train holds 1; tokenize both with the same --codebooks"
+    refused(make(valid_tokens=two), tmp_path / "exp", TokenError, message)
+
+
+def test_a_run_does_not_go_on_with_another_number_of_codebooks(make, sets, write_tokens, tmp_path):
+    train_prior(make({"steps": 1}), tmp_path / "exp", "cpu")
+    for seed, folder in enumerate(sets):
+        write_tokens(folder, speech_like(seed, books=2), 8)
+    with pytest.raises(ConfigError, match=r"exp: holds a run with codes\.num_codebooks = 1, now it is 2.*--force"):
+        train_prior(make({"steps": 2}), tmp_path / "exp", "cpu")
+
+
 def test_codes_that_are_not_those_of_the_config_are_refused(make, tmp_path, tiny_prior):
     config = make(codes=tiny_prior(1, 8, "cd" * 32).codes)
-    refused(config, tmp_path / "exp", TokenError, "train: holds codes of another model .weights abab.* the config")
+    message = "train: holds codes with weights_sha256 'abab.*, the config names codes with 'cdcd"
+    refused(config, tmp_path / "exp", TokenError, message)
 
 
 @pytest.mark.parametrize("name", ["tokens", "valid_tokens"])
