@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from audiovq.batching import evenly_spread
 from audiovq.errors import AudioError, SpeakerError
-from audiovq.evaluation.metrics import METRICS, MetricError, MetricSummary, measure, summarize
+from audiovq.evaluation.judges import Judges
+from audiovq.evaluation.metrics import METRICS, Metric, MetricError, MetricSummary, measure, summarize
 from audiovq.tokens.statistics import CodeStatistics, code_statistics
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Scores:
     model: Results
     """Of the tokenizer's reconstruction."""
     noise: Results
-    """Of mean-spectrum noise in its place."""
+    """Of mean-spectrum noise in its place, which no judge hears."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,12 @@ class Evaluation:
     """How often each code occurs in all utterances, int64 [Q, K]; None for a model without codes."""
     codes: CodeStatistics | None
     examples: list[Example]
+    judges: Judges
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """All metrics, those of the judges included."""
+        return {**METRICS, **self.judges.metrics}
 
     @property
     def seconds(self) -> float:
@@ -74,7 +81,7 @@ class Evaluation:
 
     def summaries(self) -> dict[str, MetricSummary]:
         """Each metric of the tokenizer's reconstructions."""
-        return {name: summarize(scores.model[name] for scores in self.scores) for name in METRICS}
+        return {name: summarize(scores.model[name] for scores in self.scores) for name in self.metrics}
 
     def noise_summaries(self) -> dict[str, MetricSummary]:
         """Each metric of mean-spectrum noise, which knows nothing of the utterance."""
@@ -87,6 +94,7 @@ def evaluate(
     model_name: str,
     data_name: str,
     examples: int = 8,
+    judges: Judges = Judges(),
 ) -> Evaluation:
     """Reconstruct every utterance and compare it with its original, at the tokenizer's sample rate.
 
@@ -97,6 +105,7 @@ def evaluate(
         model_name: how the report calls the tokenizer.
         data_name: how the report calls the utterances.
         examples: number of utterances to look at and listen to, evenly spread over the set.
+        judges: who hears the reconstructions, too.
 
     Raises:
         AudioError: none of the utterances can be read.
@@ -128,7 +137,7 @@ def evaluate(
         result = Scores(
             utterance,
             original.shape[-1] / rate,
-            measure(original, decoded, rate),
+            measure(original, decoded, rate, {**METRICS, **judges.metrics}),
             measure(original, noise, rate),
         )
         scores.append(result)
@@ -139,7 +148,7 @@ def evaluate(
             shown.append(Example(result, original, decoded, None if codes is None else codes[0].cpu()))
     statistics = None if counts is None else code_statistics(counts, tokenizer.frame_rate)
     model = {"name": model_name, **describe(tokenizer)}
-    return Evaluation(model, data_name, scores, rejected, counts, statistics, shown)
+    return Evaluation(model, data_name, scores, rejected, counts, statistics, shown, judges)
 
 
 def check_speakers(tokenizer: AudioTokenizer, utterances: Iterable[Utterance]) -> None:
