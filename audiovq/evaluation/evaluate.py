@@ -117,14 +117,14 @@ def evaluate(
     rate = tokenizer.sample_rate
     rejected: dict[str, str] = {}
     readable: list[Utterance] = []
-    spectrum = mean_spectrum(_read_blocks(_progress(utterances, "Reading"), rate, readable, rejected))
+    spectrum = mean_spectrum(_read_blocks(progress(utterances, "Reading"), rate, readable, rejected))
     if not readable:
         reason = next(iter(rejected.values()), "the manifest is empty")
         raise AudioError(f"none of the {len(utterances)} utterances can be evaluated: {reason}")
 
     kept = {utterance.id for utterance in evenly_spread(readable, examples)}
     scores, shown, counts = [], [], None
-    for seed, utterance in enumerate(_progress(readable, "Evaluating")):
+    for seed, utterance in enumerate(progress(readable, "Evaluating")):
         try:
             original = utterance.source().read(rate)
         except AudioError as error:  # It was there a moment ago.
@@ -187,7 +187,7 @@ def _read_blocks(
             readable.append(utterance)
 
 
-def _progress(items: Sequence[T], title: str) -> Iterable[T]:
+def progress(items: Sequence[T], title: str) -> Iterable[T]:
     from rich.console import Console
     from rich.progress import track
 
