@@ -19,7 +19,7 @@ $(STAMP): pyproject.toml
 	  test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV); \
 	  $(BIN)/pip install --quiet --upgrade pip; \
 	  $(BIN)/pip install --quiet --editable '.[dev,bench]'; \
-	  $(BIN)/pip install --quiet --no-deps distillmos xls-r-sqa Resemblyzer webrtcvad-wheels; \
+	  $(BIN)/pip install --quiet --no-deps distillmos==0.9.1 xls-r-sqa==0.1.0 Resemblyzer webrtcvad-wheels; \
 	  cp pyproject.toml $@; }
 
 demo: install
