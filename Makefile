@@ -12,12 +12,14 @@ STAMP := $(VENV)/.audiovq-installed
 install: $(STAMP)
 	@$(BIN)/pip install --quiet --no-deps --editable .
 
-# Dependencies are installed again only when pyproject.toml has changed since the last time.
+# Dependencies are installed again only when pyproject.toml has changed since the last time. Judges of speech ask for
+# far more than they use.
 $(STAMP): pyproject.toml
 	@cmp --silent pyproject.toml $@ || { set -e; \
 	  test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV); \
 	  $(BIN)/pip install --quiet --upgrade pip; \
 	  $(BIN)/pip install --quiet --editable '.[dev,bench]'; \
+	  $(BIN)/pip install --quiet --no-deps distillmos==0.9.1 xls-r-sqa==0.1.0 Resemblyzer webrtcvad-wheels; \
 	  cp pyproject.toml $@; }
 
 demo: install

@@ -11,6 +11,19 @@ from audiovq.cli.options import Codebooks, Device, Model, say
 
 app = typer.Typer(rich_markup_mode=None)
 
+WerModel = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        envvar="AUDIOVQ_WER_MODEL",
+        help="Folder of the faster-whisper model that the judge wer hears with.",
+    ),
+]
+WerLanguage = Annotated[
+    str | None,
+    typer.Option(metavar="CODE", help="Language of the speech, such as en.  [default: what is heard in each original]"),
+]
+
 
 @app.command()
 def evaluate(
@@ -34,17 +47,27 @@ def evaluate(
         int | None, typer.Option(min=1, help="Use this many utterances, evenly spread.  [default: all]")
     ] = None,
     codebooks: Codebooks = None,
+    judges: Annotated[
+        str,
+        typer.Option(
+            metavar="NAMES",
+            help="Networks that hear the reconstructions, too: some of mos,wer,speaker.  [default: none]",
+        ),
+    ] = "",
+    wer_model: WerModel = None,
+    wer_language: WerLanguage = None,
     device: Device = "auto",
     force: Annotated[bool, typer.Option("--force", help="Overwrite an earlier evaluation.")] = False,
 ) -> None:
     """Measure a model, and make a listening page.
 
-    Reports metrics of its reconstructions and the use of its codes. Audio that cannot be used is listed in the
-    report, and the exit code is 1.
+    Reports metrics of its reconstructions and the use of its codes. Audio that cannot be used, and a judge that
+    cannot run, is listed in the report, and the exit code is 1.
     """
     from audiovq.batching import evenly_spread
     from audiovq.data.manifest import read_manifest
     from audiovq.evaluation.evaluate import evaluate
+    from audiovq.evaluation.judges import load_judges
     from audiovq.evaluation.report import format_table, write_report
     from audiovq.files import refuse_to_overwrite
     from audiovq.models.tokenizer import AudioTokenizer
@@ -52,13 +75,14 @@ def evaluate(
     refuse_to_overwrite(output, force and (output.is_dir() or not output.exists()))
     utterances = evenly_spread(read_manifest(manifest), limit)
     tokenizer = AudioTokenizer.from_pretrained(model, device)
-    evaluation = evaluate(tokenizer, utterances, model, str(manifest), examples, num_codebooks=codebooks)
+    panel = load_judges(filter(None, judges.split(",")), wer_model, wer_language)
+    evaluation = evaluate(tokenizer, utterances, model, str(manifest), examples, judges=panel, num_codebooks=codebooks)
     page = write_report(evaluation, output)
     say(*format_table(evaluation).split("\n"))
     say(f"page: {page}")
     for utterance, reason in evaluation.rejected.items():
         say(f"rejected {utterance}: {reason}", err=True)
-    if evaluation.rejected:
+    if evaluation.rejected or panel.unable:
         raise typer.Exit(1)
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from audiovq.batching import evenly_spread
 from audiovq.errors import AudioError, SpeakerError
-from audiovq.evaluation.metrics import METRICS, MetricError, MetricSummary, measure, summarize
+from audiovq.evaluation.judges import Judges
+from audiovq.evaluation.metrics import METRICS, Metric, MetricError, MetricSummary, measure, summarize
 from audiovq.text import name_sizes
 from audiovq.tokens.statistics import CodeStatistics, code_statistics
 
@@ -39,7 +40,7 @@ class Scores:
     model: Results
     """Of the tokenizer's reconstruction."""
     noise: Results
-    """Of mean-spectrum noise in its place."""
+    """Of mean-spectrum noise in its place, which no judge hears."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,12 @@ class Evaluation:
     """How often each code occurs in all utterances, int64 [Q, K]; None for a model without codes."""
     codes: CodeStatistics | None
     examples: list[Example]
+    judges: Judges
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """All metrics, those of the judges included."""
+        return {**METRICS, **self.judges.metrics}
 
     @property
     def seconds(self) -> float:
@@ -75,7 +82,7 @@ class Evaluation:
 
     def summaries(self) -> dict[str, MetricSummary]:
         """Each metric of the tokenizer's reconstructions."""
-        return {name: summarize(scores.model[name] for scores in self.scores) for name in METRICS}
+        return {name: summarize(scores.model[name] for scores in self.scores) for name in self.metrics}
 
     def noise_summaries(self) -> dict[str, MetricSummary]:
         """Each metric of mean-spectrum noise, which knows nothing of the utterance."""
@@ -88,6 +95,7 @@ def evaluate(
     model_name: str,
     data_name: str,
     examples: int = 8,
+    judges: Judges = Judges(),
     num_codebooks: int | None = None,
 ) -> Evaluation:
     """Reconstruct every utterance and compare it with its original, at the tokenizer's sample rate.
@@ -99,6 +107,7 @@ def evaluate(
         model_name: how the report calls the tokenizer.
         data_name: how the report calls the utterances.
         examples: number of utterances to look at and listen to, evenly spread over the set.
+        judges: who hears the reconstructions, too.
         num_codebooks: how many of the model's codebooks are used, the first ones; None: all.
 
     Raises:
@@ -115,14 +124,14 @@ def evaluate(
     rate = tokenizer.sample_rate
     rejected: dict[str, str] = {}
     readable: list[Utterance] = []
-    spectrum = mean_spectrum(_read_blocks(_progress(utterances, "Reading"), rate, readable, rejected))
+    spectrum = mean_spectrum(_read_blocks(progress(utterances, "Reading"), rate, readable, rejected))
     if not readable:
         reason = next(iter(rejected.values()), "the manifest is empty")
         raise AudioError(f"none of the {len(utterances)} utterances can be evaluated: {reason}")
 
     kept = {utterance.id for utterance in evenly_spread(readable, examples)}
     scores, shown, counts = [], [], None
-    for seed, utterance in enumerate(_progress(readable, "Evaluating")):
+    for seed, utterance in enumerate(progress(readable, "Evaluating")):
         try:
             original = utterance.source().read(rate)
         except AudioError as error:  # It was there a moment ago.
@@ -135,7 +144,7 @@ def evaluate(
         result = Scores(
             utterance,
             original.shape[-1] / rate,
-            measure(original, decoded, rate),
+            measure(original, decoded, rate, {**METRICS, **judges.metrics}),
             measure(original, noise, rate),
         )
         scores.append(result)
@@ -146,7 +155,7 @@ def evaluate(
             shown.append(Example(result, original, decoded, None if codes is None else codes[0].cpu()))
     statistics = None if counts is None else code_statistics(counts, sizes, tokenizer.frame_rate)
     model = {"name": model_name, **describe(tokenizer, num_codebooks)}
-    return Evaluation(model, data_name, scores, rejected, counts, statistics, shown)
+    return Evaluation(model, data_name, scores, rejected, counts, statistics, shown, judges)
 
 
 def check_speakers(tokenizer: AudioTokenizer, utterances: Iterable[Utterance]) -> None:
@@ -188,7 +197,7 @@ def _read_blocks(
             readable.append(utterance)
 
 
-def _progress(items: Sequence[T], title: str) -> Iterable[T]:
+def progress(items: Sequence[T], title: str) -> Iterable[T]:
     from rich.console import Console
     from rich.progress import track
 

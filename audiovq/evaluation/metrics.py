@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,17 @@ class MetricError(AudioVQError):
     """A metric that has no value for this pair of signals; the message is the reason."""
 
 
+class Weighted(float):
+    """A value that counts `weight` times in a mean, as an error rate does that is taken over so many words."""
+
+    weight: float
+
+    def __new__(cls, value: float, weight: float) -> Weighted:
+        weighted = super().__new__(cls, value)
+        weighted.weight = weight
+        return weighted
+
+
 def pesq_wb(reference: Float[Tensor, "1 time"], degraded: Float[Tensor, "1 time"], sample_rate: int) -> float:
     """Wide-band PESQ: predicted mean opinion score, about 1 (worst) to 4.64 (ITU-T P.862.2; package `pesq`).
 
@@ -51,7 +62,7 @@ def pesq_wb(reference: Float[Tensor, "1 time"], degraded: Float[Tensor, "1 time"
 
     from audiovq.audio.resampling import resample
 
-    _signals(reference, degraded)
+    check_signals(reference, degraded)
     pair = (wave.detach().cpu().float() for wave in (reference, degraded))
     clean, noisy = (resample(wave, sample_rate, PESQ_RATE)[0].numpy() for wave in pair)
     pieces = math.ceil(len(clean) / (PESQ_SECONDS * PESQ_RATE))
@@ -96,7 +107,7 @@ def mel_distance(reference: Float[Tensor, "1 time"], degraded: Float[Tensor, "1 
     """
     from audiovq.audio.signal import log_mel
 
-    _signals(reference, degraded, silence=True)
+    check_signals(reference, degraded, silence=True)
     original, decoded = (log_mel(wave.detach().cpu().float(), sample_rate) for wave in (reference, degraded))
     return (original - decoded).abs().mean().item()
 
@@ -113,7 +124,7 @@ def si_sdr(reference: Float[Tensor, "1 time"], degraded: Float[Tensor, "1 time"]
     import torch
     from torchmetrics.functional.audio import scale_invariant_signal_distortion_ratio
 
-    original, decoded = (torch.from_numpy(wave) for wave in _signals(reference, degraded))
+    original, decoded = (torch.from_numpy(wave) for wave in check_signals(reference, degraded))
     ratio = scale_invariant_signal_distortion_ratio(decoded, original, zero_mean=True).item()
     if ratio > MAX_SI_SDR:
         raise MetricError("infinite: the reconstruction is a scaled copy of the original")
@@ -144,11 +155,14 @@ METRICS = {
 
 
 def measure(
-    reference: Float[Tensor, "1 time"], degraded: Float[Tensor, "1 time"], sample_rate: int
+    reference: Float[Tensor, "1 time"],
+    degraded: Float[Tensor, "1 time"],
+    sample_rate: int,
+    metrics: Mapping[str, Metric] = METRICS,
 ) -> dict[str, float | MetricError]:
     """All metrics of one pair of waveforms; one that cannot be computed is represented by its error."""
     results: dict[str, float | MetricError] = {}
-    for name, metric in METRICS.items():
+    for name, metric in metrics.items():
         try:
             results[name] = metric.function(reference, degraded, sample_rate)
         except MetricError as error:
@@ -161,9 +175,10 @@ class MetricSummary:
     """Mean of a metric over utterances."""
 
     mean: float | None
-    """Mean over the utterances that have a value; None if none has."""
+    """Mean over the utterances that have a value, by their weights; None if none has."""
     ci95: tuple[float, float] | None
     """95% confidence interval of the mean, from Student's t with n - 1 degrees of freedom; None if n < 2.
+    With weights w and values x, the variance is that of a ratio, n / (n - 1) * sum w^2 (x - mean)^2 / (sum w)^2.
     It takes utterances as independent, and so is too narrow where few speakers say many of them."""
     n: int
     """Utterances that have a value."""
@@ -179,20 +194,27 @@ def summarize(results: Iterable[float | MetricError]) -> MetricSummary:
 
     results = list(results)
     reasons = Counter(str(result) for result in results if isinstance(result, MetricError))
-    values = np.array([result for result in results if not isinstance(result, MetricError)], dtype=float)
+    found = [result for result in results if not isinstance(result, MetricError)]
+    values, weights = np.array(found, dtype=float), np.array([weight_of(result) for result in found], dtype=float)
     n, failed = len(values), reasons.total()
-    mean = float(values.mean()) if n else None
+    mean = float(np.average(values, weights=weights)) if n else None
     interval = None
     if mean is not None and n > 1:
-        margin = float(stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n))
+        deviations = weights / weights.sum() * (values - mean)
+        margin = float(stdtrit(n - 1, 0.975) * math.sqrt(n / (n - 1) * np.square(deviations).sum()))
         interval = (mean - margin, mean + margin)
     return MetricSummary(mean, interval, n, failed, dict(reasons.most_common()))
+
+
+def weight_of(value: float) -> float:
+    """How much a value counts in a mean."""
+    return value.weight if isinstance(value, Weighted) else 1.0
 
 
 def _stoi(reference: Tensor, degraded: Tensor, sample_rate: int, extended: bool) -> float:
     from pystoi import stoi as pystoi
 
-    original, decoded = _signals(reference, degraded)
+    original, decoded = check_signals(reference, degraded)
     with warnings.catch_warnings():
         # Given too little speech, pystoi warns and returns 1e-5, which is no score; below a frame it breaks.
         warnings.simplefilter("error", RuntimeWarning)
@@ -202,8 +224,12 @@ def _stoi(reference: Tensor, degraded: Tensor, sample_rate: int, extended: bool)
             raise MetricError("less than the 0.4 s of speech that STOI needs") from error
 
 
-def _signals(reference: Tensor, degraded: Tensor, silence: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Both waveforms as float64 arrays [T], after the checks that all metrics share."""
+def check_signals(reference: Tensor, degraded: Tensor, silence: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Both waveforms as float64 arrays [T], after the checks that all metrics share.
+
+    Raises:
+        MetricError: the signals differ in shape, are not finite or, unless `silence` is allowed, silent.
+    """
     if reference.shape != degraded.shape:
         raise MetricError(f"the signals differ in shape: {list(reference.shape)} and {list(degraded.shape)}")
     original, decoded = (wave.detach().cpu().reshape(-1).double().numpy() for wave in (reference, degraded))
@@ -217,5 +243,10 @@ def _signals(reference: Tensor, degraded: Tensor, silence: bool = False) -> tupl
 
 def _refuse_silence(original: np.ndarray, decoded: np.ndarray) -> None:
     for name, signal in (("original", original), ("reconstruction", decoded)):
-        if np.abs(signal - signal.mean()).max() < SILENCE:
+        if is_silent(signal):
             raise MetricError(f"the {name} is silent")
+
+
+def is_silent(signal: np.ndarray) -> bool:
+    """Whether a signal [T] is silent."""
+    return bool(np.abs(signal - signal.mean()).max() < SILENCE)

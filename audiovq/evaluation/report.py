@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import audiovq
 from audiovq.evaluation.evaluate import Evaluation, Example, Scores
-from audiovq.evaluation.metrics import METRICS, MetricError, MetricSummary
+from audiovq.evaluation.metrics import MetricError, MetricSummary, Weighted
 from audiovq.evaluation.pictures import MEL_FFT, code_strip, data_uri, histogram_path, mel_images
 from audiovq.files import write_json, write_text
 
@@ -35,24 +35,25 @@ class Row:
     higher_is_better: bool
     model: str
     noise: str
+    """Empty for what a judge says."""
     count: str
     reasons: dict[str, int]
 
 
 def table(evaluation: Evaluation) -> list[Row]:
     """Every metric with its interval; one that failed on all utterances shows as failed."""
-    noise = evaluation.noise_summaries()
+    summaries, noise = evaluation.summaries(), evaluation.noise_summaries()
     return [
         Row(
-            title=METRICS[name].title,
-            unit=METRICS[name].unit,
-            higher_is_better=METRICS[name].higher_is_better,
-            model=_format(summary, METRICS[name].decimals),
-            noise=_format(noise[name], METRICS[name].decimals),
-            count=str(summary.n) + (f", {summary.failed} failed" if summary.failed else ""),
-            reasons=summary.reasons,
+            title=metric.title,
+            unit=metric.unit,
+            higher_is_better=metric.higher_is_better,
+            model=_format(summaries[name], metric.decimals),
+            noise=_format(noise[name], metric.decimals) if name in noise else "",
+            count=str(summaries[name].n) + (f", {failed} failed" if (failed := summaries[name].failed) else ""),
+            reasons=summaries[name].reasons,
         )
-        for name, summary in evaluation.summaries().items()
+        for name, metric in evaluation.metrics.items()
     ]
 
 
@@ -67,6 +68,7 @@ def format_table(evaluation: Evaluation) -> str:
     text = ["  ".join(cells).rstrip() for cells in padded]
     for row in table(evaluation):
         text += [f"{row.title} failed {count}x: {reason}" for reason, count in row.reasons.items()]
+    text += evaluation.judges.lines()
     if evaluation.codes is not None:
         codes, model = evaluation.codes, evaluation.model
         number, of_model = model["num_codebooks"], model["model_codebooks"]
@@ -106,6 +108,10 @@ def metrics_record(evaluation: Evaluation) -> dict[str, Any]:
             },
             "metrics": {name: asdict(summary) for name, summary in evaluation.summaries().items()},
             "mean_spectrum_noise": {name: asdict(summary) for name, summary in evaluation.noise_summaries().items()},
+            "judges": {
+                **{name: {"model": model} for name, model in evaluation.judges.models.items()},
+                **{name: {"cannot_run": reason} for name, reason in evaluation.judges.unable.items()},
+            },
             "codes": None if evaluation.codes is None else asdict(evaluation.codes),
         }
     )
@@ -148,7 +154,8 @@ def _utterance_record(scores: Scores) -> dict[str, Any]:
     def record(results: dict[str, float | MetricError]) -> dict[str, Any]:
         failures = {name: str(result) for name, result in results.items() if isinstance(result, MetricError)}
         values = {name: None if name in failures else result for name, result in results.items()}
-        return {"metrics": values, "failures": failures}
+        weights = {name: result.weight for name, result in results.items() if isinstance(result, Weighted)}
+        return {"metrics": values, "failures": failures, **({"weights": weights} if weights else {})}
 
     return _rounded(
         {
@@ -184,7 +191,7 @@ def _example_view(example: Example, evaluation: Evaluation) -> dict[str, Any]:
         "cut": length < example.original.shape[-1],
         "values": [
             (metric.title, metric.unit, _format(_single(example.scores.model[name]), metric.decimals))
-            for name, metric in METRICS.items()
+            for name, metric in evaluation.metrics.items()
         ],
         "signals": [
             {"name": name, "audio": _flac(wave, rate), "mel": image}

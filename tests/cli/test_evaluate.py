@@ -122,3 +122,20 @@ def test_a_missing_model_or_manifest_is_one_line_and_exit_code_2(model, speech, 
         assert "nothing" in error
         assert error.count("\n") == 1
     assert not (tmp_path / "report").exists()
+
+
+def test_a_judge_that_cannot_run_is_one_line_and_exit_code_1(model, speech, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "distillmos", None)  # Which makes its import fail.
+    result = run(model, manifest_of(tmp_path, speech[0]), "-o", str(tmp_path / "report"), "--judges", "mos")
+    assert result.exit_code == 1
+    assert result.stdout.count("judge mos cannot run: ") == 1
+    found = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert "pip install" in found["judges"]["mos"]["cannot_run"]
+    assert "mos" not in found["metrics"]
+
+
+def test_an_unknown_judge_is_one_line_and_exit_code_2(model, speech, tmp_path, monkeypatch, capsys):
+    arguments = [model, manifest_of(tmp_path, speech[0]), "-o", str(tmp_path / "report"), "--device", "cpu"]
+    assert exit_code(monkeypatch, *arguments, "--judges", "mos,ears") == 2
+    assert capsys.readouterr().err == "audiovq: unknown judge 'ears'; there are mos, wer, speaker\n"
+    assert not (tmp_path / "report").exists()
