@@ -26,6 +26,7 @@ import numpy as np
 from audiovq.data.manifest import Utterance
 from audiovq.errors import ConfigError, WorkerError
 from audiovq.files import atomic_path
+from audiovq.text import printable
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32
@@ -95,7 +96,7 @@ def pitch_tracks(
     seconds = sum(utterance.duration for utterance in utterances)
     elapsed = time.monotonic() - began
     speed = f"{elapsed:.0f} s, {seconds / elapsed:.0f} x real time"
-    print(f"pitch of {seconds / 3600:.2f} hours by {name} in {speed}: {cache}", file=sys.stderr)
+    print(f"pitch of {seconds / 3600:.2f} hours by {name} in {speed}: {printable(str(cache))}", file=sys.stderr)
     return PitchTracks(np.concatenate(tracks), ends)
 
 
