@@ -124,8 +124,8 @@ class VectorQuantizer(Quantizer):
         z_e = self.project_in(z.mT)
         return F.normalize(self.batch_norm(z_e.mT).mT, dim=-1) if self.config.normalize else z_e
 
-    def _load_from_state_dict(self, *given: Any) -> None:
-        super()._load_from_state_dict(*given)
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
         self._placed = False
 
     @torch.no_grad()
