@@ -108,7 +108,7 @@ def _serve(job: TokenizingJob, pipe: Connection, number: int, processes: int) ->
 
     torch.set_num_threads(max(1, usable_cores() // processes))
     try:
-        for record in work(job, job.load(_device_of(job.device, number)), units()):
+        for record in work(job, job.load(device_of(job.device, number)), units()):
             pipe.send(record)
     except (EOFError, BrokenPipeError):
         pass  # Nobody listens any more.
@@ -116,7 +116,7 @@ def _serve(job: TokenizingJob, pipe: Connection, number: int, processes: int) ->
         pipe.send(error)
 
 
-def _device_of(device: str, number: int) -> str:
+def device_of(device: str, number: int) -> str:
     """The device of worker `number`: if there are several accelerators, each has its own."""
     import torch
 

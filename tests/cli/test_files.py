@@ -311,3 +311,22 @@ def test_tars_that_cannot_be_read_stop_nothing_and_are_rejected(run, model, tree
     assert f"{tree / 'damaged.tar'}: is no tar or is damaged" in err
     assert f"tar://../up.wav::{tree / 'up.tar'}: lies outside the tar by its name" in err
     assert run("tokens", "verify", tmp_path / "tokens", "--input", tree)[0] == 0
+
+
+def test_each_process_of_torchrun_does_its_part(run, model, tree, tmp_path, monkeypatch):
+    tokens, arguments = tmp_path / "tokens", ("--unit-seconds", 0.3, "--device", "cpu")
+    run("tokenize", model, tree, "-o", tmp_path / "alone", *arguments)
+    shards = {path.name: path.read_bytes() for path in (tmp_path / "alone").glob("*.parquet")}
+    assert len(shards) > 2
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in (1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        code, out, err = run("tokenize", model, tree, "-o", tokens, *arguments)
+        assert (code, err) == (0, "")
+        assert ("still missing" in out) == (rank == 1)
+        if rank == 1:
+            assert {path.name for path in tokens.glob("*.parquet")} == set(sorted(shards)[1::2])
+    assert {path.name: path.read_bytes() for path in tokens.glob("*.parquet")} == shards
+    assert "would remove what the other parts have done" in run("tokenize", model, tree, "-o", tokens, "--force")[2]
+    assert run("tokenize", model, tree, "-o", tmp_path / "named", "--shard", "0/1", *arguments)[0] == 0
+    assert (tmp_path / "named/summary.json").exists()
