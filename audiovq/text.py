@@ -18,6 +18,11 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
+def escape(text: str) -> str:
+    r"""Text as UTF-8 can hold it; half of a surrogate pair, as bytes that are no UTF-8 give it, becomes `\udcff`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def shown(value: Any) -> str:
     """A value for a message, as Python writes it, cut to a length that a line can hold."""
     try:

@@ -27,6 +27,7 @@ from typing import Any
 from audiovq.audio.files import AudioSource
 from audiovq.errors import AudioError, ManifestError
 from audiovq.files import atomic_path
+from audiovq.text import escape
 
 _NUMBER, _INTEGER, _TEXT, _TEXT_OR_NULL = (int, float), (int,), (str,), (str, type(None))
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -144,11 +145,6 @@ def safe_id(name: str) -> str:
     text = _UNSAFE.sub("_", escape(name)).encode()[: _MAX_ID_BYTES - 20].decode(errors="ignore")
     digest = blake2b(escape(name).encode(), digest_size=4).hexdigest()
     return f"{text}~{digest}"
-
-
-def escape(name: str) -> str:
-    """A name as UTF-8 can hold it; a byte that is no UTF-8 becomes `\\udcff`, say."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def read_manifest(path: str | Path) -> list[Utterance]:

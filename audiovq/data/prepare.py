@@ -13,10 +13,11 @@ from typing import Any
 
 from audiovq.data.corpora import CORPORA
 from audiovq.data.listing import Entry, LeftOut, Listing, open_entries
-from audiovq.data.manifest import Utterance, escape, write_manifest
+from audiovq.data.manifest import Utterance, write_manifest
 from audiovq.data.splits import SPLITS, SplitBy, assign_splits, choose_split_by
 from audiovq.errors import ConfigError, ManifestError, OutputExistsError
 from audiovq.files import refuse_to_overwrite, sha256_of, write_json, write_text
+from audiovq.text import escape
 
 _SUMMARY = "summary.json"
 _FILES = [_SUMMARY, "left_out.jsonl", *(f"{split}.jsonl.gz" for split in SPLITS)]

@@ -21,8 +21,9 @@ from audiovq.audio.decoding import unusable
 from audiovq.audio.files import AUDIO_SUFFIXES, TAR_SUFFIXES, AudioSource, find_audio_files, is_tar
 from audiovq.data.kaldi import list_kaldi
 from audiovq.data.listing import cut
-from audiovq.data.manifest import Utterance, check_id, escape, iterate_manifest, safe_id
+from audiovq.data.manifest import Utterance, check_id, iterate_manifest, safe_id
 from audiovq.errors import AudioError, ManifestError
+from audiovq.text import escape
 
 _THREADS = 16  # Opening a file is waiting, most of all on network file systems.
 _BLOCK = 512  # Bytes of a tar's header.

@@ -175,9 +175,7 @@ def run_ray(job: TokenizingJob, units: Iterable[Unit], processes: int | None) ->
         for row in results.iter_rows():
             yield parse_record(row["sidecar"], Sidecar, "a Ray actor's answer")
     except RayError as error:
-        raise WorkerError(
-            f"a Ray actor failed ({_reason(error)}); what was done is kept, and the same command goes on from there"
-        ) from error
+        raise WorkerError(f"a Ray actor failed ({_reason(error)}); {_KEPT}") from error
     finally:
         if own:
             ray.shutdown()
