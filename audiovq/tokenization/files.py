@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from audiovq.devices import derive_seed
 from audiovq.errors import AudioError, AudioVQError, OutputExistsError, SpeakerError, TokenError
 from audiovq.files import refuse_to_overwrite
 from audiovq.models.tokenizer import AudioTokenizer
+from audiovq.text import watched
 from audiovq.tokens import TOKENIZER, TokenSet, require_same_model
 from audiovq.tokens.codes_file import CodesFile, load_codes, save_codes
 
@@ -190,12 +190,8 @@ def _open(path: Path) -> AudioSource:
 
 
 def _each(jobs: Iterable[FileJob], action: Callable[[FileJob], None], title: str) -> list[str]:
-    from rich.console import Console
-    from rich.progress import track
-
     failures = []
-    hidden = not sys.stderr.isatty()
-    for job in track(list(jobs), title, console=Console(stderr=True), transient=True, disable=hidden):
+    for job in watched(list(jobs), title):
         try:
             action(job)
         except AudioVQError as error:
