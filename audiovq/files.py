@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from audiovq.errors import OutputExistsError
-from audiovq.text import shown
+from audiovq.text import escape, shown
 
 cleaned: set[Path] = set()
 """Folders in which this command has looked for what killed runs left; it does so once, before it writes there."""
@@ -150,9 +150,8 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_json(path: str | Path, data: Any) -> None:
     """Write indented JSON atomically; keys keep their order, and any text can be read back as it was."""
-    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
-    # Half of a surrogate pair, as names that are not UTF-8 have it, is no UTF-8; Python escapes it as JSON does.
-    write_text(path, text.encode("utf-8", "backslashreplace").decode() + "\n")
+    # JSON writes half of a surrogate pair as `escape` does.
+    write_text(path, escape(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
 def read_json(path: str | Path, most: int = 1 << 24) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from audiovq.errors import ConfigError, TokenError
 from audiovq.files import refuse_to_overwrite
 from audiovq.models.prior import CodePrior
 from audiovq.models.tokenizer import AudioTokenizer
+from audiovq.text import watched
 from audiovq.tokens.codes_file import CodesFile, save_codes
 
 MAX_NUM, MAX_BYTES = 1_000_000, 4 << 30
@@ -74,14 +74,9 @@ def synthesize(
     beginning = encode_prime(tokenizer, prime, prior.codes.num_codebooks, num_frames) if prime is not None else None
     wavs = [output / f"sample-{number:03d}.wav" for number in range(num)]
 
-    from rich.console import Console
-    from rich.progress import track
-
     weights = tokenizer.weights_sha256
     starts = range(0, num, batch_size)
-    for first in track(
-        starts, "Sampling", console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ):
+    for first in watched(starts, "Sampling"):
         batch = wavs[first : first + batch_size]
         codes = prior.sample(
             len(batch),

@@ -1,13 +1,17 @@
-"""Text that is shown to people. What others chose, such as names, reaches a terminal as letters, never as commands."""
+"""What reaches a terminal: names that others chose, as letters and never as commands to it, and how far a job is."""
 
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Sequence
-from typing import Any
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 60, 60, 40
+
+
+T = TypeVar("T")
 
 
 def printable(text: str) -> str:
@@ -24,6 +28,20 @@ def name_sizes(sizes: Sequence[int]) -> str:
     if len(set(sizes)) == 1:
         return f"{len(sizes)} x {sizes[0]}"
     return " + ".join(map(str, sizes)) or "none"
+
+
+def escape(text: str) -> str:
+    r"""Text as UTF-8 can hold it; half of a surrogate pair, as bytes that are no UTF-8 give it, becomes `\udcff`."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def watched(items: Iterable[T], title: str, total: int | None = None) -> Iterable[T]:
+    """Items one after another; on a terminal a bar shows how many of them, `total` or all there are, are done."""
+    from rich.console import Console
+    from rich.progress import track
+
+    hidden = not sys.stderr.isatty()
+    return track(items, title, total, console=Console(stderr=True), transient=True, disable=hidden)
 
 
 def shown(value: Any) -> str:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from audiovq.errors import OutputExistsError
-from audiovq.files import atomic_folder, atomic_path, refuse_to_overwrite, write_json, write_text
+from audiovq.files import (
+    atomic_folder,
+    atomic_path,
+    refuse_to_overwrite,
+    remove_stale_partials,
+    write_json,
+    write_text,
+)
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):
@@ -98,3 +107,50 @@ def test_a_folder_that_fails_leaves_the_old_one(tmp_path):
         (folder / "new.txt").write_text("half")
         raise KeyboardInterrupt
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["a", "a/old.txt"]
+
+
+def test_a_link_to_a_folder_stays_and_what_it_names_is_replaced(tmp_path):
+    (tmp_path / "disk/a").mkdir(parents=True)
+    (tmp_path / "disk/a/old.txt").write_text("old")
+    (tmp_path / "link").symlink_to("disk/a")
+    with atomic_folder(tmp_path / "link") as folder:
+        assert folder.parent.parent == tmp_path / "disk"  # A rename across file systems would not be atomic.
+        (folder / "new.txt").write_text("new")
+    assert (tmp_path / "link").readlink() == Path("disk/a")
+    assert [path.name for path in (tmp_path / "disk/a").iterdir()] == ["new.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+
+
+def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/old.txt").write_text("old")
+    rename = Path.rename
+
+    def refuse(path, target):
+        if path.name == "new":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="Input/output error") as caught, atomic_folder(tmp_path / "a") as folder:
+        (folder / "new.txt").write_text("new")
+    assert caught.value.filename == str(tmp_path / "a")
+    assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")] == ["a", "a/old.txt"]
+
+
+def test_a_folder_under_way_is_locked_and_one_whose_writer_is_gone_goes_back(tmp_path):
+    with atomic_folder(tmp_path / "a") as folder:
+        (folder / "new.txt").write_text("new")
+        remove_stale_partials(tmp_path)
+        assert (folder / "new.txt").exists()
+    # As a writer that was killed leaves them: between the two renames, and after them.
+    for name, other in (("b", "b"), ("c", "a")):
+        left = tmp_path / f".partial-{name}"
+        (left / "new").mkdir(parents=True)
+        (left / "old" / other).mkdir(parents=True)
+        (left / "old" / other / "old.txt").write_text("old")
+    (tmp_path / ".partial-mine/else").mkdir(parents=True)
+    remove_stale_partials(tmp_path)
+    files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_dir())
+    assert files == ["a/new.txt", "b/old.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".partial-mine", "a", "b"]

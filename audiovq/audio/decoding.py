@@ -7,7 +7,6 @@ import io
 import os
 import stat
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from audiovq.errors import AudioError
+from audiovq.text import printable
 
 Span = tuple[int, int]
 """First byte and number of bytes of an audio file that lies within another file, such as a tar."""
@@ -166,15 +166,7 @@ def unusable(path: Path, error: OSError | ValueError) -> Exception:
     if isinstance(error, OSError) and error.errno not in _UNUSABLE:
         return OSError(error.errno, error.strerror, str(path))
     what = error.strerror if isinstance(error, OSError) else "its name holds what no file name can"
-    shown = os.fsencode(path).decode("utf-8", "backslashreplace") if _encodes(path) else ascii(str(path))[1:-1]
-    return AudioError(f"{shown.replace(chr(0), chr(92) + '0')}: cannot be read ({what})")
-
-
-def _encodes(path: Path) -> bool:
-    with suppress(UnicodeEncodeError):
-        os.fsencode(path)
-        return True
-    return False
+    return AudioError(f"{printable(str(path))}: cannot be read ({what})")
 
 
 def reason(error: Exception) -> str:

@@ -5,6 +5,7 @@ torch is imported when a function first needs it, so that commands which only re
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ _SUFFIXES = """
 """
 AUDIO_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
 """Suffixes by which audio files are found in a folder, also those of audio that nothing here reads: it is listed."""
+TAR_SUFFIXES = frozenset({".tar", ".tgz", *(f".tar.{name}" for name in ("gz", "bz2", "xz", "zst"))})
+"""Suffixes of tars, which may hold audio; those that are compressed are listed alone."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +246,7 @@ class AudioWriter:
         self._context = self._open(Path(path), sample_rate)
 
     def __enter__(self) -> AudioWriter:
-        self._file = self._context.__enter__()
+        self._file, self._sink = self._context.__enter__()
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -254,23 +257,46 @@ class AudioWriter:
 
         Raises:
             AudioError: the piece has another shape.
+            OSError: the disk is full, say.
         """
         if wave.ndim != 2 or len(wave) != 1:
             raise AudioError(f"expected a mono waveform of shape [1, T] to write, found {list(wave.shape)}")
         self._file.write(wave.detach().cpu()[0].clamp(-1, 1).numpy())
+        self._sink.check()
 
     @staticmethod
     @contextmanager
-    def _open(path: Path, sample_rate: int) -> Iterator[soundfile.SoundFile]:
-        with atomic_path(path) as temporary:
+    def _open(path: Path, sample_rate: int) -> Iterator[tuple[soundfile.SoundFile, _Sink]]:
+        with atomic_path(path) as temporary, _Sink(str(temporary), "w+") as sink:
             try:
-                file = soundfile.SoundFile(temporary, "w", sample_rate, channels=1)
+                file = soundfile.SoundFile(sink, "w", sample_rate, channels=1)
             except (soundfile.LibsndfileError, TypeError) as error:
                 raise AudioError(
                     f"{path}: cannot be written at {sample_rate} Hz; choose a suffix such as .wav or .flac"
                 ) from error
             with file:
-                yield file
+                yield file, sink
+            sink.check()
+
+
+class _Sink(io.FileIO):
+    """A file that keeps the first error of a write for later, since none passes through libsndfile."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data)
+        try:
+            while view and self.error is None:
+                view = view[super().write(view) :]
+        except OSError as error:
+            self.error = error
+        return len(data)
+
+    def check(self) -> None:
+        """Raise the error, if there was one."""
+        if self.error is not None:
+            raise self.error
 
 
 def find_audio_files(folder: str | Path, suffixes: Collection[str] = AUDIO_SUFFIXES) -> list[Path]:
@@ -301,4 +327,8 @@ def find_audio_files(folder: str | Path, suffixes: Collection[str] = AUDIO_SUFFI
         if place not in seen:
             found += [Path(root, name) for name in files if not name.startswith(".")]
         seen.add(place)
-    return sorted([*closed, *(path for path in found if path.suffix.lower() in suffixes)])
+    return sorted([*closed, *(path for path in found if path.name.lower().endswith(tuple(suffixes)))])
+
+
+def is_tar(path: Path) -> bool:
+    return path.name.lower().endswith(tuple(TAR_SUFFIXES))

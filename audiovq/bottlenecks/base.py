@@ -172,7 +172,12 @@ def perplexity(counts: Shaped[Tensor, "*books codes"]) -> Float[Tensor, "*books"
 
 def count_codes(codes: Int[Tensor, "batch books frames"], codebook_size: int) -> Int[Tensor, "books codes"]:
     """How often each code occurs in each codebook: [Q, K]."""
-    return torch.stack([torch.bincount(book.flatten(), minlength=codebook_size) for book in codes.unbind(1)])
+    return torch.stack([count_indices(book.flatten(), codebook_size) for book in codes.unbind(1)])
+
+
+def count_indices(indices: Int[Tensor, " indices"], size: int) -> Int[Tensor, " size"]:
+    """How often each number from 0 to `size` - 1 occurs; `torch.bincount` would wait for the device."""
+    return indices.new_zeros(size).index_add_(0, indices, torch.ones_like(indices))
 
 
 @torch.no_grad()

@@ -39,7 +39,7 @@ class GumbelBottleneck(CategoricalBottleneck):
     def forward(self, z: Float[Tensor, "batch dim frames"]) -> BottleneckOutput:
         log_q = self.log_posterior(z)
         if self.training:
-            y = F.gumbel_softmax(log_q, float(self.temperature()), hard=self.config.hard)
+            y = F.gumbel_softmax(log_q, self.temperature(), hard=self.config.hard)  # type: ignore[arg-type]
             codes, latents = y.argmax(-1), (y @ self.codebook).mT
         else:
             codes = log_q.argmax(-1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiovq.bottlenecks.base import BottleneckOutput, Quantizer, perplexity
+from audiovq.bottlenecks.base import BottleneckOutput, Quantizer, count_indices, perplexity
 from audiovq.bottlenecks.batch_norm import BatchNorm
 from audiovq.bottlenecks.choice import SCORES_PER_BLOCK, choose
 from audiovq.config import AutoencoderConfig, VQConfig
@@ -67,6 +69,7 @@ class VectorQuantizer(Quantizer):
         self.register_buffer("usage", torch.full((config.codebook_size,), 1 / config.codebook_size))
         self.register_buffer("sums", self.codebook.detach() / config.codebook_size)
         self.register_buffer("initialized", torch.tensor(False))
+        self._placed = False  # Once it is known to be so: to look at `initialized` is to wait for the device.
 
     def forward(self, z: Float[Tensor, "batch dim frames"]) -> BottleneckOutput:
         z_e = self._project(z)
@@ -121,28 +124,34 @@ class VectorQuantizer(Quantizer):
         z_e = self.project_in(z.mT)
         return F.normalize(self.batch_norm(z_e.mT).mT, dim=-1) if self.config.normalize else z_e
 
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._placed = False
+
     @torch.no_grad()
     def _place_codes(self, z: Float[Tensor, "frames dim"]) -> Int[Tensor, ""]:
         """First codebook from the first batch, later dead codes onto latents of this batch; how many were revived."""
-        if not self.initialized:
+        if not self._placed and not self.initialized:
             centres = kmeans(z, self.codebook_size) if self.config.init == "kmeans" else draw(z, self.codebook_size)
             self._set_codes(torch.ones_like(self.usage, dtype=torch.bool), from_first_process(centres))
             self.initialized.fill_(True)
             return torch.zeros((), dtype=torch.long, device=z.device)
+        self._placed = True
         dead = self.usage < self.config.revive_below / self.codebook_size
-        if dead.any():
+        if z.device.type != "cpu" or dead.any():  # Elsewhere, to ask would be to wait.
             self._set_codes(dead, from_first_process(draw(z, self.codebook_size)))
         return dead.sum()
 
     def _set_codes(self, chosen: Bool[Tensor, " codes"], values: Float[Tensor, "codes dim"]) -> None:
-        self.codebook[chosen] = values[chosen]
-        self.usage[chosen] = 1 / self.codebook_size
-        self.sums[chosen] = values[chosen] / self.codebook_size
+        # Of tensors that are as large as before: how many codes are chosen only the device knows.
+        self.codebook.copy_(torch.where(chosen[:, None], values, self.codebook))
+        self.sums.copy_(torch.where(chosen[:, None], values / self.codebook_size, self.sums))
+        self.usage.masked_fill_(chosen, 1 / self.codebook_size)
 
     @torch.no_grad()
     def _update_statistics(self, z: Float[Tensor, "frames dim"], indices: Int[Tensor, " frames"]) -> None:
-        frames = sum_over_processes(torch.tensor(float(len(z)), device=z.device))
-        counts = sum_over_processes(torch.bincount(indices, minlength=self.codebook_size).to(z.dtype))
+        frames = sum_over_processes(z.new_full((), len(z)))
+        counts = sum_over_processes(count_indices(indices, self.codebook_size).to(z.dtype))
         decay = self.config.decay
         self.usage.lerp_(counts / frames, 1 - decay)
         if self.config.update == "ema":
@@ -150,7 +159,7 @@ class VectorQuantizer(Quantizer):
             self.sums.lerp_(sums / frames, 1 - decay)
             # A code that nobody chose keeps its place; without revival its statistics decay towards 0 / 0.
             used = self.usage > torch.finfo(self.usage.dtype).eps
-            self.codebook[used] = self.sums[used] / self.usage[used, None]
+            self.codebook.copy_(torch.where(used[:, None], self.sums / self.usage[:, None], self.codebook))
 
 
 def nearest(z: Float[Tensor, "frames dim"], codebook: Float[Tensor, "codes dim"]) -> Int[Tensor, " frames"]:
@@ -176,7 +185,7 @@ def kmeans(z: Float[Tensor, "frames dim"], count: int) -> Float[Tensor, "count d
     centres = draw(z, count)
     for _ in range(KMEANS_ITERATIONS):
         indices = nearest(z, centres)
-        counts = torch.bincount(indices, minlength=count).to(z.dtype)[:, None]
+        counts = count_indices(indices, count).to(z.dtype)[:, None]
         means = torch.zeros_like(centres).index_add_(0, indices, z) / counts.clamp(min=1)
         centres = torch.where(counts > 0, means, centres)
     return centres

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from audiovq.cli.options import say
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -65,7 +67,7 @@ def prepare(
     Writes train.jsonl.gz, dev.jsonl.gz, test.jsonl.gz and summary.json. Audio that cannot be used is left
     out; left_out.jsonl says why.
     """
-    from audiovq.data.prepare import prepare, print_summary
+    from audiovq.data.prepare import prepare
 
     summary = prepare(
         corpus.value,
@@ -79,4 +81,20 @@ def prepare(
         max_seconds=max_seconds,
         force=force,
     )
-    print_summary(summary, output)
+    _print(summary, output)
+
+
+def _print(summary: dict[str, Any], output: Path) -> None:
+    say(f"{'split':<6}{'utterances':>12}{'speakers':>10}{'hours':>9}")
+    for split, found in summary["splits"].items():
+        say(f"{split:<6}{found['utterances']:>12}{found['speakers'] or 'unknown':>10}{found['hours']:>9.2f}")
+    say("sample rates: " + ", ".join(f"{rate} Hz ({count})" for rate, count in summary["sample_rates"].items()))
+    say(f"split by {summary['split_by']}; manifests are in {output}")
+    for split in ("train", "dev", "test"):
+        if split not in summary["splits"]:
+            say(f"no {split}.jsonl.gz: nothing is left for it, split by {summary['split_by']}")
+    if "train" in summary["splits"] and "dev" not in summary["splits"]:
+        say("to train all the same, let data.valid name train.jsonl.gz")
+    if summary["left_out"]:
+        say(f"left out, listed in {output / 'left_out.jsonl'}:")
+        say(*(f"  {count} {reason}" for reason, count in summary["left_out"].items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from enum import Enum
 from pathlib import Path
@@ -21,13 +22,11 @@ class Engine(str, Enum):
     ray = "ray"
 
 
-def _parse_shard(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
+def _parse_shard(text: str) -> tuple[int, int] | None:
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if not match or not int(match[1]) < int(match[2]):
         raise typer.BadParameter(f"expected I/N with I from 0 to N - 1, such as 0/16, found {text!r}")
-    return int(match[1]), int(match[2])
+    return (int(match[1]), int(match[2])) if int(match[2]) > 1 else None
 
 
 @app.command()
@@ -54,7 +53,9 @@ def tokenize(
     shard: Annotated[
         str | None,
         typer.Option(
-            metavar="I/N", help="Do part I of N, counted from 0: one task of a job array.  [default: do everything]"
+            metavar="I/N",
+            help="Do part I of N, counted from 0: one task of a job array.  [default: everything; under torchrun the "
+            "part of each process]",
         ),
     ] = None,
     engine: Annotated[Engine, typer.Option(help="local, or ray: on a Ray cluster.")] = Engine.local,
@@ -84,14 +85,20 @@ def tokenize(
     The same command goes on where an earlier run stopped, and repairs what was damaged; codes do not depend on how
     they are computed. Audio that cannot be used is listed in rejected.jsonl, and the exit code is 1.
     """
-    part = _parse_shard(shard)
+    # As torchrun sets them.
+    launched = shard is None and engine is Engine.local and {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+    shard = "{RANK}/{WORLD_SIZE}".format_map(os.environ) if launched else shard
+    part = _parse_shard(shard) if shard else None
     if part and force:
         raise typer.BadParameter("--force would remove what the other parts have done; use it once, without --shard")
     if part and engine is Engine.ray:
         raise typer.BadParameter("--shard divides the work between processes, --engine ray does it by itself")
 
+    from audiovq.tokenization.engines import device_of
     from audiovq.tokenization.run import tokenize
 
+    if launched:
+        device = device_of(device, int(os.environ.get("LOCAL_RANK", 0)))
     run = tokenize(
         model,
         inputs,

@@ -52,7 +52,7 @@ def parse_config(data: Any, schema: type[ConfigT], source: str) -> ConfigT:
     try:
         return schema.model_validate(data)
     except ValidationError as error:
-        found = error.errors(include_url=False, include_context=False)
+        found = error.errors(include_url=False)
         problems = [_explain(problem, schema) for problem in found[:SHOWN]]
         more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
         raise ConfigError(f"{source}: {'; '.join(problems + more)}") from error
@@ -173,7 +173,9 @@ def _tag(schema: type[BaseModel]) -> Any:
 
 
 def _explain(problem: Any, schema: type[BaseModel]) -> str:
-    location = list(problem["loc"])
+    location, given = list(problem["loc"]), problem["input"]
+    if problem["type"] == "true_for_number":  # Told of the section.
+        location, given = [*location, problem["ctx"]["key"]], problem["ctx"]["value"]
     name = ".".join(_short(part) for i, part in enumerate(location) if not _is_tag(schema, location[:i], part))
     if problem["type"] == "extra_forbidden":
         known = [field for option in _schemas_at(schema, location[:-1]) for field in option.model_fields]
@@ -183,7 +185,7 @@ def _explain(problem: Any, schema: type[BaseModel]) -> str:
     if problem["type"] == "missing":
         return f"{name}: is required"
     message = problem["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(problem["input"], dict | BaseModel) else f", found {shown(problem['input'])}"
+    found = "" if isinstance(given, dict | BaseModel) else f", found {shown(given)}"
     return f"{name}: {message}{found}" if name else f"{message}{found}"
 
 

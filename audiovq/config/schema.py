@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 if TYPE_CHECKING:
     from audiovq.config.models import AutoencoderConfig
@@ -25,6 +26,28 @@ SampleRate = Annotated[int, Field(ge=1000, le=768_000)]
 
 class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, data: Any) -> Any:
+        """Pydantic takes `true` for 1, and with it YAML's `yes` and `on`."""
+        for name, value in data.items() if isinstance(data, dict) else ():
+            kinds = _leaves(cls.model_fields[name].annotation) if name in cls.model_fields else set()
+            if {int, float} & kinds and bool not in kinds and bool in _leaves_of(value):
+                found = {"key": name, "value": value}
+                raise PydanticCustomError("true_for_number", "Input should be a number", found)
+        return data
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    """The types that a value, or what is in it, may have."""
+    own = {annotation} if isinstance(annotation, type) else set()
+    return own.union(*map(_leaves, get_args(annotation)))
+
+
+def _leaves_of(value: Any) -> set[type]:
+    """The types that a value, or what is in it, has."""
+    return set().union(*map(_leaves_of, value)) if isinstance(value, list | tuple) else {type(value)}
 
 
 class PartConfig(Schema):

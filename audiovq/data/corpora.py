@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
-from audiovq.audio.files import AUDIO_SUFFIXES, find_audio_files
+from audiovq.audio.files import AUDIO_SUFFIXES, TAR_SUFFIXES, find_audio_files, is_tar
 from audiovq.data.kaldi import list_kaldi
 from audiovq.data.listing import Entry, LeftOut, Listing, read_lines
 from audiovq.errors import ManifestError
@@ -25,14 +25,14 @@ def folder(root: Path, speaker_pattern: str | None = None) -> Listing:
         speaker_pattern: where the speaker stands in the path below `root`, see `compile_speaker_pattern`.
             Files that it does not fit are left out. Without it, speakers are unknown.
     """
-    paths = find_audio_files(root, AUDIO_SUFFIXES | {".tar"})
+    paths = find_audio_files(root, AUDIO_SUFFIXES | TAR_SUFFIXES)
     if not paths:
         raise ManifestError(f"{root}: no audio files in it (looked for .wav, .flac and {len(AUDIO_SUFFIXES) - 2} more)")
     pattern = compile_speaker_pattern(speaker_pattern) if speaker_pattern else None
     listing = Listing([])
     for path in paths:
         relative = path.relative_to(root).as_posix()
-        if path.suffix == ".tar":
+        if is_tar(path):
             listing.left_out.append(LeftOut(relative, "a tar", "unpack it first; only tokenize reads audio in a tar"))
             continue
         match = pattern.match(relative) if pattern else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -12,6 +11,7 @@ from pathlib import Path
 from audiovq.audio.files import AudioSource
 from audiovq.data.manifest import Utterance, check_id
 from audiovq.errors import AudioError, ManifestError
+from audiovq.text import watched
 
 _THREADS = 16  # Opening a file is waiting, most of all on network file systems.
 _MAX_LINE = 2**20  # Characters; a text of twenty hours.
@@ -100,7 +100,7 @@ def open_entries(entries: Sequence[Entry]) -> tuple[list[Utterance], list[LeftOu
     left_out: list[LeftOut] = []
     with ThreadPool(_THREADS) as pool:
         results = pool.imap(_open, entries, chunksize=16)
-        for result in _with_progress(results, len(entries)):
+        for result in watched(results, "Reading audio headers", len(entries)):
             if isinstance(result, Utterance):
                 utterances.append(result)
             else:
@@ -136,20 +136,3 @@ def _open(entry: Entry) -> Utterance | LeftOut:
         return LeftOut(entry.id, "unusable audio", str(error))
     except ManifestError as error:
         return LeftOut(entry.id, "unusable file name", str(error))
-
-
-def _with_progress(results: Iterator[Utterance | LeftOut], total: int) -> Iterator[Utterance | LeftOut]:
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return iter(
-        track(
-            results,
-            "Reading audio headers",
-            total=total,
-            console=console,
-            transient=True,
-            disable=not sys.stderr.isatty(),
-        )
-    )

@@ -27,6 +27,7 @@ from typing import Any
 from audiovq.audio.files import AudioSource
 from audiovq.errors import AudioError, ManifestError
 from audiovq.files import atomic_path
+from audiovq.text import escape
 
 _NUMBER, _INTEGER, _TEXT, _TEXT_OR_NULL = (int, float), (int,), (str,), (str, type(None))
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -146,11 +147,6 @@ def safe_id(name: str) -> str:
     return f"{text}~{digest}"
 
 
-def escape(name: str) -> str:
-    """A name as UTF-8 can hold it; a byte that is no UTF-8 becomes `\\udcff`, say."""
-    return name.encode("utf-8", "backslashreplace").decode()
-
-
 def read_manifest(path: str | Path) -> list[Utterance]:
     """Read a manifest (`.jsonl`, or compressed as `.jsonl.gz`).
 
@@ -162,18 +158,22 @@ def read_manifest(path: str | Path) -> list[Utterance]:
 
 def iterate_manifest(path: str | Path) -> Iterator[Utterance]:
     """The utterances of a manifest, one in memory at a time; raises as `read_manifest`, when it comes to the line."""
-    path = Path(path)
+    return (utterance for utterance, _ in _read(Path(path)))
+
+
+def _read(path: Path) -> Iterator[tuple[Utterance, str]]:
+    """The utterances of a manifest, and their files as it names them."""
     folder = path.resolve().parent
     seen: dict[str, int] = {}
     for number, line in _lines(path):
         try:
-            utterance = _parse(line, folder)
+            utterance, name = _parse(line, folder)
         except ManifestError as error:
             raise ManifestError(f"{path}:{number}: {error}") from error
         if utterance.id in seen:
             raise ManifestError(f"{path}:{number}: id: {utterance.id!r} stands in line {seen[utterance.id]} already")
         seen[utterance.id] = number
-        yield utterance
+        yield utterance, name
     if not seen:
         raise ManifestError(f"{path}: holds no utterances")
 
@@ -184,10 +184,9 @@ def manifest_digest(path: str | Path) -> str:
     Texts and splits do not count, nor does where the manifest lies. Raises as `read_manifest`.
     """
     digest = hashlib.sha256()
-    for _, line in _lines(Path(path)):
-        record = json.loads(line)
-        known = [record.get(name) for name in ("id", "path", "sample_rate", "num_samples", "speaker")]
-        digest.update((json.dumps([*known, float(record.get("offset", 0))]) + "\n").encode())
+    for utterance, name in _read(Path(path)):
+        known = [utterance.id, name, utterance.sample_rate, utterance.num_samples, utterance.speaker]
+        digest.update((json.dumps([*known, float(utterance.offset)]) + "\n").encode())
     return digest.hexdigest()
 
 
@@ -241,7 +240,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _parse(line: bytes, folder: Path) -> Utterance:
+def _parse(line: bytes, folder: Path) -> tuple[Utterance, str]:
     try:
         record = json.loads(line.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -264,8 +263,7 @@ def _parse(line: bytes, folder: Path) -> Utterance:
             raise ManifestError(f"{name}: is missing")
     if not record["path"] or "\0" in record["path"]:
         raise ManifestError(f"path: expected the name of a file, found {record['path']!r:.60}")
-    record["path"] = folder / record["path"]
-    return Utterance(**record)
+    return Utterance(**{**record, "path": folder / record["path"]}), record["path"]
 
 
 def _format(utterance: Utterance, folder: str) -> str:

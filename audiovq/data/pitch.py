@@ -26,6 +26,7 @@ import numpy as np
 from audiovq.data.manifest import Utterance
 from audiovq.errors import ConfigError, WorkerError
 from audiovq.files import atomic_path
+from audiovq.text import printable, watched
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32
@@ -95,25 +96,18 @@ def pitch_tracks(
     seconds = sum(utterance.duration for utterance in utterances)
     elapsed = time.monotonic() - began
     speed = f"{elapsed:.0f} s, {seconds / elapsed:.0f} x real time"
-    print(f"pitch of {seconds / 3600:.2f} hours by {name} in {speed}: {cache}", file=sys.stderr)
+    print(f"pitch of {seconds / 3600:.2f} hours by {name} in {speed}: {printable(str(cache))}", file=sys.stderr)
     return PitchTracks(np.concatenate(tracks), ends)
 
 
 def _track_all(
     utterances: Sequence[Utterance], track: Callable[[np.ndarray], np.ndarray], processes: int
 ) -> list[np.ndarray]:
-    from rich.console import Console
-    from rich.progress import track as watch
-
-    console = Console(stderr=True)
     # Not forked: OpenMP does not survive it.
     with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
         results = pool.map(partial(_track_one, track=track), utterances, chunksize=TOLD)
-        watched = watch(
-            results, "Tracking pitch", len(utterances), console=console, transient=True, disable=not console.is_terminal
-        )
         try:
-            return list(watched)
+            return list(watched(results, "Tracking pitch", len(utterances)))
         except BrokenProcessPool as error:
             raise WorkerError("a process that tracked pitch was killed (is there too little memory?)") from error
 

@@ -13,10 +13,11 @@ from typing import Any
 
 from audiovq.data.corpora import CORPORA
 from audiovq.data.listing import Entry, LeftOut, Listing, open_entries
-from audiovq.data.manifest import Utterance, escape, write_manifest
+from audiovq.data.manifest import Utterance, write_manifest
 from audiovq.data.splits import SPLITS, SplitBy, assign_splits, choose_split_by
 from audiovq.errors import ConfigError, ManifestError, OutputExistsError
 from audiovq.files import refuse_to_overwrite, sha256_of, write_json, write_text
+from audiovq.text import escape
 
 _SUMMARY = "summary.json"
 _FILES = [_SUMMARY, "left_out.jsonl", *(f"{split}.jsonl.gz" for split in SPLITS)]
@@ -188,30 +189,3 @@ def _write(
         for name in [*written, _SUMMARY]:
             (new / name).rename(output / name)
     return summary
-
-
-def print_summary(summary: dict[str, Any], output: str | Path) -> None:
-    """Print a summary that `prepare` has written to `output`."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("split", box=None, title_justify="left")
-    for column in ("utterances", "speakers", "hours"):
-        table.add_column(column, justify="right")
-    for split, statistics in summary["splits"].items():
-        speakers = str(statistics["speakers"] or "unknown")
-        table.add_row(split, str(statistics["utterances"]), speakers, f"{statistics['hours']:.2f}")
-    console = Console(markup=False, highlight=False, soft_wrap=True)
-    console.print(table)
-    rates = ", ".join(f"{rate} Hz ({count})" for rate, count in summary["sample_rates"].items())
-    console.print(f"sample rates: {rates}")
-    console.print(f"split by {summary['split_by']}; manifests are in {output}")
-    for split in SPLITS:
-        if split not in summary["splits"]:
-            console.print(f"no {split}.jsonl.gz: nothing is left for it, split by {summary['split_by']}")
-    if "train" in summary["splits"] and "dev" not in summary["splits"]:
-        console.print("to train all the same, let data.valid name train.jsonl.gz")
-    if summary["left_out"]:
-        console.print(f"left out, listed in {Path(output) / 'left_out.jsonl'}:")
-    for reason, count in summary["left_out"].items():
-        console.print(f"  {count} {reason}")

@@ -17,11 +17,13 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from audiovq.audio.files import AUDIO_SUFFIXES, AudioSource, find_audio_files
+from audiovq.audio.decoding import unusable
+from audiovq.audio.files import AUDIO_SUFFIXES, TAR_SUFFIXES, AudioSource, find_audio_files, is_tar
 from audiovq.data.kaldi import list_kaldi
 from audiovq.data.listing import cut
-from audiovq.data.manifest import Utterance, check_id, escape, iterate_manifest, safe_id
+from audiovq.data.manifest import Utterance, check_id, iterate_manifest, safe_id
 from audiovq.errors import AudioError, ManifestError
+from audiovq.text import escape
 
 _THREADS = 16  # Opening a file is waiting, most of all on network file systems.
 _BLOCK = 512  # Bytes of a tar's header.
@@ -143,7 +145,7 @@ def _list_input(given: Path) -> Iterator[Item]:
         return (item for path in found for item in _list_input(Path(path)))
     if given.name == "wav.scp":
         return _list_kaldi(given.parent)
-    if given.suffix == ".tar":
+    if is_tar(given):
         return _list_tar(given.absolute())
     if given.name.endswith((".jsonl", ".jsonl.gz")):
         return map(Item.of, iterate_manifest(given))
@@ -159,8 +161,8 @@ def _list_kaldi(folder: Path) -> Iterator[Item]:
 
 def _list_folder(folder: Path) -> Iterator[Item]:
     """Audio files below a folder, and those in the tars below it."""
-    for path in find_audio_files(folder, AUDIO_SUFFIXES | {".tar"}):
-        if path.suffix == ".tar":
+    for path in find_audio_files(folder, AUDIO_SUFFIXES | TAR_SUFFIXES):
+        if is_tar(path):
             yield from _list_tar(path)
         else:
             yield _named(path.relative_to(folder).as_posix().removesuffix(path.suffix), str(path))
@@ -181,7 +183,7 @@ def _named(name: str, path: str, member: Member | None = None, problem: str | No
 class _Headers(io.FileIO):
     """A tar of which headers alone are read, and no more of them than a sound member has."""
 
-    left = 0
+    left = _MOST_HEADERS
 
     def read(self, size: int | None = -1) -> bytes:  # type: ignore[override]
         self.left -= max(size or 0, _BLOCK)
@@ -193,34 +195,50 @@ class _Headers(io.FileIO):
 def _list_tar(path: Path) -> Iterator[Item]:
     """Audio files of a WebDataset tar (`key.flac`, and whatever else shares the key); speakers are unknown.
 
-    Only the tar's own headers are read. A link, or what else looks like audio and is no plain file, cannot be used.
+    Only the tar's own headers are read. A link, or what else looks like audio and is no plain file, cannot be used. Of
+    a tar that is damaged or no tar at all, what comes before the damage is listed, and then the tar itself.
     """
-    if path.exists() and not path.is_file():
-        raise ManifestError(f"{path}: is a folder, pipe or device, expected a tar")
+    problem, hint = None, "; a compressed tar cannot be read in place, unpack it to a plain one"
     try:
+        if path.exists() and not path.is_file():
+            raise tarfile.ReadError("it is a folder, pipe or device")
         with _Headers(path, "rb") as file:
-            end, file.left = os.fstat(file.fileno()).st_size, _MOST_HEADERS
+            end = os.fstat(file.fileno()).st_size
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 while member := tar.next():
                     tar.members.clear()  # type: ignore[attr-defined]  # They would all be kept.
-                    file.left = _MOST_HEADERS
+                    file.left, hint = _MOST_HEADERS, ""
                     if member.size < 0:
                         raise tarfile.ReadError(f"a member has {member.size} bytes")
                     name = PurePosixPath(member.name)
                     if name.suffix.lower() in AUDIO_SUFFIXES and not name.name.startswith(".") and not member.isdir():
                         yield _tar_item(path, member, name, end)
+                _check_rest(file, tar.offset, end)
     except OSError as error:
-        raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
+        if not isinstance(unusable(path, error), AudioError):
+            raise
+        problem = f"cannot be read ({error.strerror})"
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, MemoryError) as error:
-        hint = "a compressed tar cannot be read in place, unpack it to a plain one"
-        raise ManifestError(f"{path}: is no tar or is damaged ({error}); {hint}") from error
+        problem = f"is no tar or is damaged ({' '.join(str(error).split())}){hint}"
+    if problem is not None:
+        yield Item(safe_id(str(path)), escape(str(path)), problem=problem)
+
+
+def _check_rest(file: _Headers, offset: int, end: int) -> None:
+    """Raise `ReadError` unless the tar ends where its last member does: tarfile passes over what it cannot read."""
+    if offset + _BLOCK > end:
+        raise tarfile.ReadError("its end is missing")
+    while block := os.pread(file.fileno(), 2**20, offset):
+        if any(block):
+            raise tarfile.ReadError(f"something that is no member begins in the MiB from byte {offset} on")
+        offset += len(block)
 
 
 def _tar_item(path: Path, member: tarfile.TarInfo, name: PurePosixPath, end: int) -> Item:
-    if ".." in name.parts or name.is_absolute():
-        raise ManifestError(f"{path}: {member.name!r:.120}: expected a plain file below the tar's root")
     problem = None
-    if member.issym() or member.islnk():
+    if ".." in name.parts or name.is_absolute():
+        problem = "lies outside the tar by its name; rename it"
+    elif member.issym() or member.islnk():
         problem = f"is a link in the tar, to {escape(member.linkname)!r:.120}; store the file itself"
     elif not member.isfile() or member.sparse is not None:
         problem = "is no plain file in the tar"

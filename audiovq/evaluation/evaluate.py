@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from audiovq.batching import evenly_spread
 from audiovq.errors import AudioError, SpeakerError
 from audiovq.evaluation.judges import Judges
 from audiovq.evaluation.metrics import METRICS, Metric, MetricError, MetricSummary, measure, summarize
-from audiovq.text import name_sizes
+from audiovq.text import name_sizes, watched
 from audiovq.tokens.statistics import CodeStatistics, code_statistics
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
     Results = dict[str, float | MetricError]
 
-T = TypeVar("T")
 
 BLOCK_SECONDS = 30
 """Length of the blocks in which utterances are read for their mean spectrum."""
@@ -124,14 +122,14 @@ def evaluate(
     rate = tokenizer.sample_rate
     rejected: dict[str, str] = {}
     readable: list[Utterance] = []
-    spectrum = mean_spectrum(_read_blocks(progress(utterances, "Reading"), rate, readable, rejected))
+    spectrum = mean_spectrum(_read_blocks(watched(utterances, "Reading"), rate, readable, rejected))
     if not readable:
         reason = next(iter(rejected.values()), "the manifest is empty")
         raise AudioError(f"none of the {len(utterances)} utterances can be evaluated: {reason}")
 
     kept = {utterance.id for utterance in evenly_spread(readable, examples)}
     scores, shown, counts = [], [], None
-    for seed, utterance in enumerate(progress(readable, "Evaluating")):
+    for seed, utterance in enumerate(watched(readable, "Evaluating")):
         try:
             original = utterance.source().read(rate)
         except AudioError as error:  # It was there a moment ago.
@@ -195,13 +193,6 @@ def _read_blocks(
             rejected[utterance.id] = str(error)
         else:
             readable.append(utterance)
-
-
-def progress(items: Sequence[T], title: str) -> Iterable[T]:
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(items, title, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True)
 
 
 FFT_SIZE = 1024

@@ -131,7 +131,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from error
     version = data.get("format_version") if isinstance(data, dict) else None
-    if version != FORMAT_VERSION:
+    if version != FORMAT_VERSION or type(version) is not int:  # 1 is also true and 1.0.
         raise CheckpointError(
             f"{path}: expected format_version {FORMAT_VERSION}, found {version!s:.60}; "
             "is it an audiovq model, and of this version of audiovq?"

@@ -78,14 +78,8 @@ def consolidate(folder: Path, units: Sequence[Unit], info: TokenizerInfo) -> tup
         for unit, record in zip(units, done, strict=True)
         for item in record.rejected
     ]
-    summary = SetSummary(
-        utterances=sum(record.utterances for record in done),
-        seconds=float(sum(record.seconds for record in done)),
-        frames=sum(record.frames for record in done),
-        rejected=len(rejected),
-        shards=len(done),
-        digest=set_digest((unit.name, record.shard_sha256) for unit, record in zip(units, done, strict=True)),
-    )
+    digest = set_digest((unit.name, record.shard_sha256) for unit, record in zip(units, done, strict=True))
+    summary = SetSummary.of(done, digest)
     if rejected:
         write_text(folder / REJECTED, "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in rejected))
     else:

@@ -108,7 +108,7 @@ def _serve(job: TokenizingJob, pipe: Connection, number: int, processes: int) ->
 
     torch.set_num_threads(max(1, usable_cores() // processes))
     try:
-        for record in work(job, job.load(_device_of(job.device, number)), units()):
+        for record in work(job, job.load(device_of(job.device, number)), units()):
             pipe.send(record)
     except (EOFError, BrokenPipeError):
         pass  # Nobody listens any more.
@@ -116,7 +116,7 @@ def _serve(job: TokenizingJob, pipe: Connection, number: int, processes: int) ->
         pipe.send(error)
 
 
-def _device_of(device: str, number: int) -> str:
+def device_of(device: str, number: int) -> str:
     """The device of worker `number`: if there are several accelerators, each has its own."""
     import torch
 
@@ -175,9 +175,7 @@ def run_ray(job: TokenizingJob, units: Iterable[Unit], processes: int | None) ->
         for row in results.iter_rows():
             yield parse_record(row["sidecar"], Sidecar, "a Ray actor's answer")
     except RayError as error:
-        raise WorkerError(
-            f"a Ray actor failed ({_reason(error)}); what was done is kept, and the same command goes on from there"
-        ) from error
+        raise WorkerError(f"a Ray actor failed ({_reason(error)}); {_KEPT}") from error
     finally:
         if own:
             ray.shutdown()

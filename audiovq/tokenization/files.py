@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from audiovq.audio.files import AudioSource, find_audio_files
+from audiovq.audio.files import AUDIO_SUFFIXES, TAR_SUFFIXES, AudioSource, find_audio_files, is_tar
 from audiovq.devices import derive_seed
-from audiovq.errors import AudioVQError, OutputExistsError, SpeakerError, TokenError
+from audiovq.errors import AudioError, AudioVQError, OutputExistsError, SpeakerError, TokenError
 from audiovq.files import refuse_to_overwrite
 from audiovq.models.tokenizer import AudioTokenizer
+from audiovq.text import watched
 from audiovq.tokens import TOKENIZER, TokenSet, require_same_model
 from audiovq.tokens.codes_file import CodesFile, load_codes, save_codes
 
@@ -39,7 +39,9 @@ def plan_files(
     for given in inputs:
         for source in find(given) if given.is_dir() else [given]:
             relative = source.relative_to(given) if given.is_dir() else Path(source.name)
-            target = output / relative.with_suffix(suffix)
+            # Of a tar nothing is made, and it is in the way of no other file.
+            name = relative.name if is_tar(source) else relative.stem
+            target = output / relative.with_name(name + suffix)
             if target in jobs:
                 raise OutputExistsError(
                     f"{target} would be made of both {jobs[target].source} and {source}; use two calls and two outputs"
@@ -62,7 +64,7 @@ def encode_files(tokenizer: AudioTokenizer, jobs: Iterable[FileJob], num_codeboo
     weights, books = tokenizer.weights_sha256, tokenizer.num_codebooks
 
     def encode(job: FileJob) -> None:
-        source = AudioSource.open(job.source)
+        source = _open(job.source)
         codes = tokenizer.encode_source(source, num_codebooks)[0].numpy().astype(np.uint16)
         samples = source.length_at(tokenizer.sample_rate)
         save_codes(job.target, CodesFile(codes, samples, tokenizer.sample_rate, weights, books))
@@ -100,7 +102,7 @@ def convert_files(tokenizer: AudioTokenizer, jobs: Iterable[FileJob], speaker: s
     tokenizer.speaker_number(speaker)
 
     def convert(job: FileJob) -> None:
-        source = AudioSource.open(job.source)
+        source = _open(job.source)
         samples = source.length_at(tokenizer.sample_rate)
         tokenizer.decode_to_file(tokenizer.encode_source(source)[0], job.target, samples, speaker=speaker)
 
@@ -172,25 +174,27 @@ def find_codes_files(folder: Path) -> list[Path]:
 
 
 def find_speech(folder: Path) -> list[Path]:
-    """All audio files below a folder, sorted.
+    """All audio files below a folder, and tars, which are told to be none; sorted.
 
     Raises:
         AudioError: the folder cannot be read.
         TokenError: there are none.
     """
-    found = find_audio_files(folder)
+    found = find_audio_files(folder, AUDIO_SUFFIXES | TAR_SUFFIXES)
     if not found:
         raise TokenError(f"{folder}: holds no audio files")
     return found
 
 
-def _each(jobs: Iterable[FileJob], action: Callable[[FileJob], None], title: str) -> list[str]:
-    from rich.console import Console
-    from rich.progress import track
+def _open(path: Path) -> AudioSource:
+    if is_tar(path):
+        raise AudioError(f"{path}: is a tar; `audiovq tokenize` reads the audio in it")
+    return AudioSource.open(path)
 
+
+def _each(jobs: Iterable[FileJob], action: Callable[[FileJob], None], title: str) -> list[str]:
     failures = []
-    hidden = not sys.stderr.isatty()
-    for job in track(list(jobs), title, console=Console(stderr=True), transient=True, disable=hidden):
+    for job in watched(list(jobs), title):
         try:
             action(job)
         except AudioVQError as error:

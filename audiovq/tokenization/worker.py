@@ -20,6 +20,7 @@ from audiovq.data.sources import Item
 from audiovq.devices import full_float32, single_threaded
 from audiovq.errors import AudioError, TokenError
 from audiovq.models.tokenizer import AudioTokenizer
+from audiovq.text import escape
 from audiovq.tokenization.claim import writing
 from audiovq.tokenization.commit import commit_unit
 from audiovq.tokenization.plan import Unit
@@ -119,13 +120,8 @@ def _read_one(item: Item, sample_rate: int, batch_seconds: float, limit: float |
 
 def _check_text(item: Item) -> None:
     for name, value in (("file name", item.name), ("speaker", item.speaker)):
-        if _printable(value or "") != (value or ""):
-            raise AudioError(f"{_printable(item.name)}: its {name} is no UTF-8, as a token data set needs it")
-
-
-def _printable(text: str) -> str:
-    """Text without halves of surrogate pairs, which stand for bytes that are no UTF-8 and cannot be written."""
-    return text.encode("utf-8", "backslashreplace").decode()
+        if escape(value or "") != (value or ""):
+            raise AudioError(f"{escape(item.name)}: its {name} is no UTF-8, as a token data set needs it")
 
 
 def _encode(
@@ -140,7 +136,7 @@ def _encode(
                 raise signal
             codes, samples = next(together) if isinstance(signal, Tensor) else _encode_long(tokenizer, signal, books)
         except AudioError as error:
-            results.append(Rejected(item.id, _printable(item.name), _printable(str(error))))
+            results.append(Rejected(item.id, escape(item.name), escape(str(error))))
         else:
             results.append(
                 TokenRow(

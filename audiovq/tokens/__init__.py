@@ -45,16 +45,10 @@ __all__ = [
     "write_tokenizer_info",
 ]
 
-_HOMES = {
-    "CodeCrops": "audiovq.tokens.datasets",
-    "PackedWindows": "audiovq.tokens.datasets",
-    "TokenBatch": "audiovq.tokens.datasets",
-    "TokenDataset": "audiovq.tokens.datasets",
-    "pad_rows": "audiovq.tokens.datasets",
-}
+_WITH_TORCH = {"CodeCrops", "PackedWindows", "TokenBatch", "TokenDataset", "pad_rows"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _WITH_TORCH:
         raise AttributeError(f"module 'audiovq.tokens' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module("audiovq.tokens.datasets"), name)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from audiovq.errors import OutputExistsError, TokenError
-from audiovq.files import atomic_folder, refuse_to_overwrite, write_json
+from audiovq.files import atomic_folder, read_json, refuse_to_overwrite, write_json
 from audiovq.tokens import TokenRow, TokenSet
 from audiovq.tokens.shards import open_shard
 
@@ -35,8 +36,8 @@ def export_tokens(tokens: TokenSet, format: str, output: str | Path, force: bool
     """
     output = Path(output)
     refuse_to_overwrite(output, force)
-    if output.exists() and any(output.iterdir()) and not (output / EXPORT).exists():
-        raise OutputExistsError(f"{output}: holds something else than an export (no {EXPORT}); choose another output")
+    if output.exists() and not _is_export(output):
+        raise OutputExistsError(f"{output}: holds something else than an export; choose another output")
     tokens.require_one_model()
     if not len(tokens):
         raise TokenError(f"{tokens.folder}: holds no utterances")
@@ -44,6 +45,16 @@ def export_tokens(tokens: TokenSet, format: str, output: str | Path, force: bool
         FORMATS[format](tokens, folder, output)
         record = {"format_version": FORMAT_VERSION, "format": format, "utterances": len(tokens)}
         write_json(folder / EXPORT, {**record, "frames": int(tokens.lengths.sum()), "tokenizer": asdict(tokens.info)})
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether a folder is empty, or holds an export and nothing else."""
+    names = {path.name for path in folder.iterdir()} - {EXPORT}
+    try:
+        pattern = _FILES[read_json(folder / EXPORT)["format"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return not any(folder.iterdir())
+    return all(re.fullmatch(pattern, name) for name in names)
 
 
 def _write_memmap(tokens: TokenSet, folder: Path, _: Path) -> None:
@@ -142,6 +153,13 @@ FORMATS = {
     "kaldi": _write_kaldi,
     "jsonl": _write_jsonl,
 }
+_FILES = {
+    "memmap": r"codes\.npy|offsets\.npy|utterances\.jsonl",
+    "webdataset": r".*\.tar",
+    "kaldi": r"codebook\d+\.(ark|scp)|utt2num_frames",
+    "jsonl": r"codes\.jsonl",
+}
+"""What each format calls its files."""
 
 
 def _about(row: TokenRow) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -64,6 +65,18 @@ class SetSummary:
     shards: Count
     digest: Sha256
     """SHA-256 that names all codes; see `set_digest`."""
+
+    @classmethod
+    def of(cls, sidecars: Sequence[Sidecar], digest: str) -> SetSummary:
+        """What shards with these sidecars add up to."""
+        return cls(
+            utterances=sum(sidecar.utterances for sidecar in sidecars),
+            seconds=float(sum(sidecar.seconds for sidecar in sidecars)),
+            frames=sum(sidecar.frames for sidecar in sidecars),
+            rejected=sum(len(sidecar.rejected) for sidecar in sidecars),
+            shards=len(sidecars),
+            digest=digest,
+        )
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from accelerate import Accelerator
 from audiovq.config import TrainingConfig
 from audiovq.devices import choose_device, use_device
 from audiovq.errors import CheckpointError, ConfigError, OutputExistsError
-from audiovq.files import remove_stale_partials, write_text
+from audiovq.files import read_json, remove_stale_partials, write_text
 from audiovq.models import release
 from audiovq.training.log import is_log_line
-from audiovq.training.state import read_record
+from audiovq.training.state import is_state, read_record
 
 STATE, CONFIG, METRICS, RELEASE, BOARD, LOCK = (
     *("state.safetensors", "config.yaml", "metrics.jsonl", "release", "tensorboard", ".lock"),
@@ -197,15 +197,23 @@ def flatten(data: Any, prefix: str = "") -> dict[str, Any]:
 
 def _is_state(path: Path) -> bool:
     try:
-        read_record(path)
+        return is_state(path)
     except CheckpointError:
-        return False
-    return True
+        return _begun_here(path.parent)  # The remains of one, since audiovq writes that file there.
 
 
 def _is_config(path: Path) -> bool:
     # Earlier versions wrote no header; theirs is known by the state beside it.
-    return path.read_bytes().startswith(HEADER.encode()) or (path.with_name(STATE)).exists()
+    return _begun_here(path.parent) or path.with_name(STATE).exists()
+
+
+def _begun_here(folder: Path) -> bool:
+    """Whether the settings in a folder say that audiovq wrote them there."""
+    try:
+        with (folder / CONFIG).open("rb") as file:
+            return file.read(len(HEADER)) == HEADER.encode()
+    except OSError:
+        return False
 
 
 def _is_log(path: Path) -> bool:
@@ -218,7 +226,17 @@ def _is_release(folder: Path) -> bool:
     try:
         release.kind_of(folder)
     except CheckpointError:
-        # Written up to the config, which comes last.
+        # Written up to the config, which comes last, or with one that is JSON no more.
         names = {path.name for path in folder.iterdir() if not path.name.startswith(".partial-")}
+        if not _is_json(folder / release.CONFIG):
+            names.discard(release.CONFIG)
         return names <= {release.WEIGHTS, release.CARD} and folder.with_name(CONFIG).exists()
+    return True
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        read_json(path)
+    except (OSError, ValueError):
+        return False
     return True

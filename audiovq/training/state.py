@@ -69,6 +69,16 @@ def read_record(path: str | Path) -> dict[str, dict[str, Any]]:
     return record
 
 
+def is_state(path: str | Path) -> bool:
+    """Whether a file is a training state, of any version of audiovq and whatever it says of its run.
+
+    Raises:
+        CheckpointError: the file is too damaged to tell.
+    """
+    with _open(Path(path)) as file:
+        return {"format", "progress"} <= (file.metadata() or {}).keys()
+
+
 def load_state(path: str | Path, parts: Mapping[str, Any]) -> Progress:
     """Bring modules and optimisers to the state in a file; returns how far the run had come.
 
@@ -114,7 +124,7 @@ def _open(path: Path) -> Any:
         return safe_open(path, "pt")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path}: is no training state or is damaged ({error}); move it away or choose another --output"
+            f"{path}: is no training state or is damaged ({' '.join(str(error).split())}); {_REMEDY}"
         ) from error
 
 
@@ -126,8 +136,7 @@ def _metadata(file: Any, path: Path, name: str) -> Any:
         return json.loads(metadata[name])
     except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: is no training state or is damaged: it does not say its {name}; move it away or choose another "
-            "--output"
+            f"{path}: is no training state or is damaged: it does not say its {name}; {_REMEDY}"
         ) from error
 
 

@@ -28,10 +28,10 @@ from audiovq.audio.resampling import resample
 from audiovq.batching import evenly_spread
 from audiovq.data.manifest import Utterance, read_manifest
 from audiovq.errors import AudioError, AudioVQError, ConfigError
-from audiovq.evaluation.evaluate import progress
 from audiovq.evaluation.judges import Judges, load_judges
 from audiovq.evaluation.metrics import METRICS, Metric, MetricError, measure, weight_of
 from audiovq.files import write_json, write_text
+from audiovq.text import watched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -113,7 +113,7 @@ def measure_all(
 ) -> tuple[list[str], list[str]]:
     """Measure all systems on each clip in turn; returns the clips' ids, and what cannot be read, with the reason."""
     clips, rejected = [], []
-    for utterance in progress(utterances, "Clips"):
+    for utterance in watched(utterances, "Clips"):
         try:
             clip = utterance.source().read(RATE)[:, : round(seconds * RATE)]
         except AudioError as error:

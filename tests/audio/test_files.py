@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import resource
 import socket
 from pathlib import Path
 
@@ -517,6 +518,31 @@ def test_a_folder_that_cannot_be_searched_stands_among_the_files(tmp_path, monke
 def test_a_folder_that_is_none(tmp_path):
     with pytest.raises(AudioError, match="nowhere: is not a folder"):
         find_audio_files(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3", ".aiff"])
+@pytest.mark.parametrize("share", [0, 0.001, 0.5, 1])
+def test_a_full_disk_is_one_error_and_leaves_no_file(tmp_path, suffix, share):
+    path = tmp_path / f"a{suffix}"
+    wave = torch.rand(1, 16000) - 0.5
+
+    def write() -> None:
+        with AudioWriter(path, 16000) as file:
+            for _ in range(5):
+                file.write(wave)
+
+    write()
+    size = path.stat().st_size
+    path.unlink()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max(0, int(size * share) - 1), hard))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            write()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- mu-law --------------------------------------------------------------------------------------------------

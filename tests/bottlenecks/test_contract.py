@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 
+from audiovq.bottlenecks.vq import VectorQuantizer
 from audiovq.config import (
     ExperimentConfig,
     FSQConfig,
@@ -295,3 +296,15 @@ def test_type_is_overridden_with_its_own_defaults_and_what_the_sections_share(ki
         "none": {},
     }
     assert found == next(type(s) for s in SETTINGS.values() if s.type == kind)(**shared[kind])
+
+
+def test_a_training_step_never_asks_the_device_for_a_number(settings, tiny_config):
+    """The device `meta` has none to give: whatever would wait for an accelerator is an error there."""
+    config = tiny_config().model_copy(update={"bottleneck": settings})
+    with torch.device("meta"):
+        bottleneck = settings.build(config)
+        for layer in bottleneck.modules():
+            if isinstance(layer, VectorQuantizer):
+                layer._placed = True  # To place a codebook is to wait, once.
+        loss, _ = train_step(bottleneck, torch.randn(BATCH, DIM, FRAMES, requires_grad=True))
+        loss.backward()

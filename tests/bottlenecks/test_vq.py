@@ -253,6 +253,17 @@ def test_the_first_batch_places_the_codebook_on_latents_once(init):
     assert torch.equal(layer.codebook, first)
 
 
+def test_a_state_with_another_codebook_is_believed_about_whether_it_was_placed():
+    layer, fresh = quantizer(placed=False, **PLAIN), quantizer(placed=False, **PLAIN)
+    state = {name: tensor.clone() for name, tensor in fresh.state_dict().items()}
+    batch = 100 + torch.randn(2, 4, 30)
+    for _ in range(2):
+        layer(batch)
+    layer.load_state_dict(state)
+    layer(-batch)
+    assert (layer.codebook + 100).abs().max() < 5
+
+
 def test_data_init_takes_latents_themselves():
     layer = quantizer(placed=False, init="data", **PLAIN)
     batch = torch.randn(2, 4, 30)

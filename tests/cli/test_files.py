@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -275,3 +276,57 @@ def test_a_full_disk_is_one_line(run, model, tree, tmp_path, monkeypatch):
     assert code == 2
     assert re.fullmatch(r"audiovq: .*/codes/a/b/two\.npz: No space left on device\n", err)
     assert files_below(tmp_path / "codes") == set()
+
+
+@pytest.mark.parametrize("command", ["encode", "convert"])
+def test_a_tar_in_a_folder_is_told_and_tokenize_reads_it(run, model, tiny_tokenizer, tree, tmp_path, command):
+    if command == "convert":
+        model, speaker = tmp_path / "voices", ("--speaker", "june")
+        tiny_tokenizer("wavenet").save_pretrained(model)
+    else:
+        speaker = ()
+    with tarfile.open(tree / "one.tar", "w") as tar:
+        tar.add(tree / "one.wav", "inside.wav")
+    for name in ("a/two.flac", "a/b/two.wav"):
+        (tree / name).unlink()
+    told = f"audiovq: {tree / 'one.tar'}: is a tar; `audiovq tokenize` reads the audio in it\n"
+    for given in (tree, tree / "one.tar"):
+        files = 2 if given == tree else 1
+        output = tmp_path / f"of {given.name}"
+        code, out, err = run(command, model, given, "-o", output, *speaker)
+        assert (code, out, err) == (1, f"{files - 1} of {files} files written: {output}\n", told)
+    code, out, err = run("tokenize", model, tree, "-o", tmp_path / "tokens")
+    assert (code, err) == (0, "")
+    assert sorted(TokenSet(tmp_path / "tokens").ids) == ["inside", "one"]
+
+
+def test_tars_that_cannot_be_read_stop_nothing_and_are_rejected(run, model, tree, tmp_path):
+    (tree / "damaged.tar").write_bytes(b"no tar")
+    with tarfile.open(tree / "up.tar", "w") as tar:
+        tar.add(tree / "one.wav", "../up.wav")
+    code, out, err = run("tokenize", model, tree, "-o", tmp_path / "tokens")
+    assert code == 1
+    assert out.startswith("3 utterances")
+    assert err.count("\n") == 2
+    assert f"{tree / 'damaged.tar'}: is no tar or is damaged" in err
+    assert f"tar://../up.wav::{tree / 'up.tar'}: lies outside the tar by its name" in err
+    assert run("tokens", "verify", tmp_path / "tokens", "--input", tree)[0] == 0
+
+
+def test_each_process_of_torchrun_does_its_part(run, model, tree, tmp_path, monkeypatch):
+    tokens, arguments = tmp_path / "tokens", ("--unit-seconds", 0.3, "--device", "cpu")
+    run("tokenize", model, tree, "-o", tmp_path / "alone", *arguments)
+    shards = {path.name: path.read_bytes() for path in (tmp_path / "alone").glob("*.parquet")}
+    assert len(shards) > 2
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank in (1, 0):
+        monkeypatch.setenv("RANK", str(rank))
+        code, out, err = run("tokenize", model, tree, "-o", tokens, *arguments)
+        assert (code, err) == (0, "")
+        assert ("still missing" in out) == (rank == 1)
+        if rank == 1:
+            assert {path.name for path in tokens.glob("*.parquet")} == set(sorted(shards)[1::2])
+    assert {path.name: path.read_bytes() for path in tokens.glob("*.parquet")} == shards
+    assert "would remove what the other parts have done" in run("tokenize", model, tree, "-o", tokens, "--force")[2]
+    assert run("tokenize", model, tree, "-o", tmp_path / "named", "--shard", "0/1", *arguments)[0] == 0
+    assert (tmp_path / "named/summary.json").exists()

@@ -275,3 +275,13 @@ def test_torch_is_not_needed(tmp_path, run, monkeypatch):
 
 def test_the_command_line_offers_every_corpus():
     assert [corpus.value for corpus in Corpus] == list(CORPORA)
+
+
+def test_names_reach_the_terminal_as_letters(tmp_path, run):
+    data = tmp_path / "da\x1b[31mta\n"
+    corpus = make_corpus(tmp_path / "corpus", speakers=1, utterances=2)
+    (corpus / "s0/1.wav").write_bytes(b"text")
+    code, out, err = run("prepare", "folder", corpus, "-o", data)
+    assert (code, err) == (0, "")
+    assert f"left out, listed in {tmp_path}/da\\x1b[31mta\\n/left_out.jsonl:\n" in out
+    assert "\x1b" not in out

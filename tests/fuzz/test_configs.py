@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audiovq.config import AutoencoderConfig, ExperimentConfig, load_config, parse_config
@@ -16,9 +16,7 @@ from audiovq.errors import AudioVQError
 from audiovq.models.tokenizer import AudioTokenizer
 
 CONFIG = (Path(__file__).parents[2] / "recipes/mini/conf/mini.yaml").read_bytes()
-SHARED = settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
-)
+SHARED = settings.get_profile("fuzz")
 ODD = st.sampled_from(
     ["0x_", "2001-99-99", "!!int a", "!!timestamp x", "1:30", "&a [*a]", "<<: 1", "{1: 2}", "[" * 3000, "9" * 5000]  # noqa: RUF005
     + [
@@ -34,13 +32,6 @@ ODD = st.sampled_from(
         "\udcff",
         "a: a",
     ]
-)
-PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(), max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(st.characters(), max_size=8), inner, max_size=3)
-    ),
-    max_leaves=8,
 )
 
 
@@ -70,14 +61,14 @@ def test_an_override(safely, tmp_path, key, value):
 
 
 @SHARED
-@given(key=st.sampled_from(keys_of(yaml.safe_load(CONFIG))), value=PLAIN)
-def test_plain_data_of_another_kind(safely, key, value):
+@given(key=st.sampled_from(keys_of(yaml.safe_load(CONFIG))), data=st.data())
+def test_plain_data_of_another_kind(safely, plain, key, data):
     record = yaml.safe_load(CONFIG)
     *parents, last = key.split(".")
     section = record
     for parent in parents:
         section = section[parent]
-    section[last] = value
+    section[last] = data.draw(plain)
     with safely():
         parse_config(record, ExperimentConfig, "config")
 
@@ -136,7 +127,7 @@ def test_a_release_whose_config_asks_for_something_else(safely, release, data):
 
 
 @SHARED
-@given(value=PLAIN)
-def test_a_config_that_is_anything_at_all(safely, value):
+@given(data=st.data())
+def test_a_config_that_is_anything_at_all(safely, plain, data):
     with safely():
-        parse_config(value, AutoencoderConfig, "config.json")
+        parse_config(data.draw(plain), AutoencoderConfig, "config.json")

@@ -1,4 +1,4 @@
-"""What holds for models of several codebooks and for those that look ahead, whatever their parts are."""
+"""What holds for every tokenizer, whatever its parts are, how many codebooks it has and how far it looks ahead."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from audiovq.errors import TokenError
-from audiovq.models import tokenizer as tokenizer_module
 from audiovq.models.exact import ExactCodes
 from audiovq.models.tokenizer import AudioTokenizer
 
@@ -23,6 +22,7 @@ MODELS = {
     "spectral-residual-source": (("source", "residual", "spectral"), (30, 2)),
     "spectral-vq-istft": (("istft", "vq", "spectral"), (20, 1)),
     "conv-residual-istft": (("istft", "residual", "conv"), (7, 0)),
+    "conv-vq-istft": (("istft", "vq", "conv"), (0, 0)),
     "conv-vq-transposed": (("transposed", "vq", "conv"), (0, 3)),
     "conv-fsq-groups-istft": (("istft", "fsq-groups", "conv"), (7, 1)),
     "spectral-fsq-source": (("source", "fsq", "spectral"), (0, 1)),
@@ -49,15 +49,6 @@ def close(tokenizer) -> dict[str, float]:
     return OF_PULSES if tokenizer.config.decoder.type == "source" else CLOSE
 
 
-@pytest.fixture
-def in_chunks(monkeypatch, tokenizer):
-    def choose(frames: int) -> None:
-        monkeypatch.setattr(tokenizer_module, "CHUNK_SECONDS", frames / tokenizer.frame_rate)
-        monkeypatch.setattr(tokenizer_module, "LENGTH_SECONDS", 1 / tokenizer.frame_rate)
-
-    return choose
-
-
 def test_codes_differ_in_every_codebook(tokenizer, mini_speech):
     """Otherwise the tests below would say little."""
     codes = tokenizer.encode(mini_speech, 16000)
@@ -70,8 +61,10 @@ def test_frames_are_the_rounded_up_quotient_and_decoding_gives_the_length_back(t
     for books in numbers:
         codes = tokenizer.encode(torch.randn(length), 16000, books)
         assert codes.shape == (1, books, math.ceil(length / HOP))
-        assert tokenizer.decode(codes, num_samples=length).shape == (1, 1, length)
-        assert tokenizer.decode(codes).shape == (1, 1, codes.shape[-1] * HOP)
+        assert tokenizer.num_frames(length) == codes.shape[-1]
+        decoded, exact = tokenizer.decode(codes), tokenizer.decode(codes, num_samples=length)
+        assert (decoded.shape, exact.shape) == ((1, 1, codes.shape[-1] * HOP), (1, 1, length))
+        assert torch.equal(exact, decoded[..., :length])
 
 
 @few

@@ -490,14 +490,14 @@ def test_devices_are_shared_out(monkeypatch):
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 4)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     assert [engines.accelerators(name) for name in ("auto", "cuda", "cuda:1", "cpu")] == [4, 4, 0, 0]
-    assert [engines._device_of("auto", number) for number in range(5)] == [
+    assert [engines.device_of("auto", number) for number in range(5)] == [
         "cuda:0",
         "cuda:1",
         "cuda:2",
         "cuda:3",
         "cuda:0",
     ]
-    assert engines._device_of("cuda:1", 3) == "cuda:1"
+    assert engines.device_of("cuda:1", 3) == "cuda:1"
 
 
 def test_ray_is_asked_for_when_it_is_missing(model, manifest, tmp_path, monkeypatch):

@@ -139,7 +139,13 @@ def test_only_an_earlier_export_is_replaced_and_only_with_force(tokens, tmp_path
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.tex").write_text("years of work")
-    for precious in (other, tokens.folder, tmp_path):
+    mixed = tmp_path / "mixed"
+    export_tokens(tokens, "jsonl", mixed)
+    (mixed / "notes.txt").write_text("mine")
+    named = tmp_path / "named"
+    named.mkdir()
+    (named / "export.json").write_text("of another program")
+    for precious in (other, mixed, named, tokens.folder, tmp_path):
         before = names(precious)
         with pytest.raises(OutputExistsError, match="holds something else than an export"):
             export_tokens(tokens, "jsonl", precious, force=True)

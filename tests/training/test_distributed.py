@@ -15,6 +15,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from audiovq.bottlenecks.vq import VectorQuantizer
 from audiovq.config import ExperimentConfig, PriorExperimentConfig, VQConfig
@@ -102,7 +103,7 @@ def configs(experiment, wavenet) -> dict[str, ExperimentConfig]:
     fsq = {"type": "fsq", "levels": [5, 4], "num_codebooks": 2}
     return configs | {
         "wavenet": experiment(training=options, **wavenet),
-        "residual": experiment(bottleneck=residual, training=options),
+        "residual": experiment(bottleneck=residual, training={**options, "valid_utterances": 2}),
         "fsq": experiment(bottleneck=fsq, training=options),
         "adversarial": experiment(
             adversarial={"discriminator": {"resolutions": [128], "channels": [4]}, "balance": True}, training=options
@@ -190,6 +191,15 @@ def test_validation_is_over_all_utterances(trained, configs):
     alone = autoencoder.validate_autoencoder(model, loss, utterances, config, Accelerator(cpu=True), None, 6)
     last = json.loads((trained / "gradient/metrics.jsonl").read_text().splitlines()[-1])
     assert {name: value for name, value in last.items() if name not in {"step", "part"}} == pytest.approx(alone)
+
+
+@pytest.mark.parametrize(("name", "examples"), [("gradient", 1), ("residual", 2)])
+def test_each_example_of_the_validation_is_logged_once(trained, configs, name, examples):
+    board = EventAccumulator(str(trained / name / "tensorboard"), size_guidance={"audio": 0, "images": 0}).Reload()
+    ids = [utterance.id for utterance in read_manifest(configs[name].data.valid)[:examples]]
+    expected = {f"audio/{utt_id}/{kind}": [6] for utt_id in ids for kind in ("original", "decoded")}
+    assert {tag: [event.step for event in board.Audio(tag)] for tag in board.Tags()["audio"]} == expected
+    assert len(list((trained / name / "tensorboard").iterdir())) == 1
 
 
 def test_a_prior_is_equal_on_both_and_validated_on_all_utterances(trained, of_prior):

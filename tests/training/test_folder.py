@@ -10,13 +10,15 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
+from safetensors.torch import save_file
 
 from audiovq.config import TrainingConfig
 from audiovq.data.manifest import read_manifest, write_manifest
-from audiovq.errors import AudioVQError, ConfigError, ManifestError, OutputExistsError
+from audiovq.errors import AudioVQError, CheckpointError, ConfigError, ManifestError, OutputExistsError
 from audiovq.training import folder as run_folder
 from audiovq.training.autoencoder import train_autoencoder
 from audiovq.training.folder import lock_folder, start_accelerator
+from audiovq.training.state import read_record
 
 
 def content(folder) -> dict:
@@ -92,3 +94,35 @@ def test_the_named_device_is_the_one_that_trains(monkeypatch):
     monkeypatch.setattr(Accelerator, "num_processes", 2)
     with pytest.raises(ConfigError, match="each process takes a device of its own"):
         start_accelerator("cuda:1", TrainingConfig(steps=1))
+
+
+GARBAGE = (b"\xff" * 8 + b"{", b"", b"precious", b"\x40\0\0\0\0\0\0\0{}")
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_force_removes_the_remains_of_a_state_from_a_run(experiment, tmp_path, garbage):
+    train_autoencoder(experiment(training={"steps": 1}), tmp_path, "cpu")
+    state = tmp_path / "state.safetensors"
+    state.write_bytes(garbage)
+    (tmp_path / "release/config.json").write_bytes(garbage)
+    with pytest.raises(CheckpointError, match="add --force to start anew"):
+        train_autoencoder(experiment(training={"steps": 1}), tmp_path, "cpu")
+    assert state.read_bytes() == garbage
+    assert train_autoencoder(experiment(training={"steps": 1}), tmp_path, "cpu", force=True).step == 1
+    assert read_record(state)["config"]["training"]["steps"] == 1
+
+
+def test_force_removes_no_weights_of_others_from_a_run(experiment, tmp_path):
+    train_autoencoder(experiment(training={"steps": 1}), tmp_path, "cpu")
+    save_file({"weight": torch.ones(2)}, tmp_path / "state.safetensors", {"format": "pt"})
+    before = content(tmp_path)
+    with pytest.raises(OutputExistsError, match=r"state\.safetensors: is no file of an audiovq run"):
+        train_autoencoder(experiment(training={"steps": 1}), tmp_path, "cpu", force=True)
+    assert content(tmp_path) == before
+
+
+def test_force_removes_a_state_of_an_older_version(experiment, tmp_path):
+    save_file({}, tmp_path / "state.safetensors", {"format": "1", "progress": "{}"})
+    with pytest.raises(CheckpointError, match="of another version"):
+        train_autoencoder(experiment(training={"steps": 1}), tmp_path, "cpu")
+    assert train_autoencoder(experiment(training={"steps": 1}), tmp_path, "cpu", force=True).step == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from audiovq.config import TrainingConfig
-from audiovq.errors import TrainingError
+from audiovq.errors import Stopped, TrainingError
 from audiovq.training.averaging import Average
 from audiovq.training.folder import open_run
 from audiovq.training.loop import Task, fit
@@ -195,3 +197,44 @@ def test_a_validation_that_is_not_finite_releases_nothing(tmp_path):
     assert len(toy.released) == 1
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [(line["step"], line["part"]) for line in lines] == [(2, "train"), (2, "valid"), (4, "train")]
+
+
+class Rivals(Toy):
+    """Two modules, each with an optimiser of its own; a signal may stop them after a step."""
+
+    def __init__(self, stop_at: int | None = None):
+        super().__init__()
+        self.critic = nn.Linear(1, 2)
+        self.modules = {"model": self.model, "critic": self.critic}
+        self.optimizers["critic"] = build_optimizer(self.critic, settings(learning_rate=0.02))
+        self.stop_at = stop_at
+
+    def update(self, step, batch):
+        noise = torch.randn(2, 1)
+        judged = self.networks["critic"](self.networks["model"](batch[0] + noise))
+        first = descend(Accelerator(cpu=True), judged.square().mean(), self.critic, self.optimizers["critic"], 1.0)
+        self.model.zero_grad()
+        metrics = super().update(step, batch)
+        if step == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {**metrics, "gradient_norm_critic": first}
+
+
+def test_a_task_of_two_optimisers_resumes_to_the_bit(tmp_path):
+    torch.manual_seed(1)
+    critic = Rivals().critic.state_dict()
+    tasks = {name: Rivals(stop_at) for name, stop_at in {"whole": None, "stopped": 2, "resumed": None}.items()}
+    for name in ("whole", "stopped"):
+        tasks[name].critic.load_state_dict(critic)
+    run(tasks["whole"], tmp_path / "whole")
+    with pytest.raises(Stopped, match="after step 3"):
+        run(tasks["stopped"], tmp_path / "parts")
+    assert run(tasks["resumed"], tmp_path / "parts").step == 6
+    assert tasks["resumed"].steps == [3, 4, 5]
+    whole, parts = (load_file(tmp_path / name / "state.safetensors") for name in ("whole", "parts"))
+    assert {"optimizer.generator/0/exp_avg", "optimizer.critic/0/exp_avg", "optimizer.critic/1/exp_avg"} <= whole.keys()
+    assert [name for name in whole if not torch.equal(whole[name], parts[name])] == []
+    assert int(whole["optimizer.critic/0/step"]) == 6
+    assert not torch.equal(whole["critic/weight"], critic["weight"])
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in tasks["resumed"].optimizers.values()]
+    assert rates[1] / rates[0] == pytest.approx(0.02 / settings().learning_rate)

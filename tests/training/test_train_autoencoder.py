@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -17,9 +18,10 @@ from audiovq.config import load_config
 from audiovq.data.crops import CropSampler
 from audiovq.data.manifest import read_manifest, write_manifest
 from audiovq.errors import AudioError, ConfigError, ManifestError
+from audiovq.losses.reconstruction import ReconstructionLoss
 from audiovq.models.autoencoder import Autoencoder
 from audiovq.models.tokenizer import AudioTokenizer
-from audiovq.training.autoencoder import AutoencoderTask, PitchTargets, train_autoencoder
+from audiovq.training.autoencoder import AutoencoderTask, PitchTargets, train_autoencoder, validate_autoencoder
 
 
 def lines_of(folder, part: str) -> list[dict]:
@@ -188,3 +190,19 @@ def test_shares_that_do_not_fit_the_manifests_are_refused(experiment, codec):
     codec["data"]["shares"] = [1.0]
     with pytest.raises(ValidationError, match=r"data\.shares: expected 2, one for each of data\.train, found 1"):
         experiment(**codec)
+
+
+def test_validation_hears_the_first_seconds_of_each_utterance(experiment, manifests):
+    config = experiment(data={"valid_seconds": 0.3})
+    model, loss = Autoencoder(config.model_part()), ReconstructionLoss(config.loss, config.sample_rate)
+    utterances = read_manifest(manifests[1])
+    assert all(utterance.duration > 0.3 for utterance in utterances)
+
+    def validate(utterances, seconds: float) -> dict[str, float]:
+        config = experiment(data={"valid_seconds": seconds})
+        return validate_autoencoder(model, loss, utterances, config, Accelerator(cpu=True), None, 0)
+
+    begun = [replace(u, duration=0.3, num_samples=round(0.3 * u.sample_rate)) for u in utterances]
+    assert validate(utterances, 0.3) == validate(begun, 10.0)
+    assert validate(utterances, 0.3) != validate(utterances, 10.0)
+    assert validate(utterances, 10.0) == validate(utterances, 99.0)
