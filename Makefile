@@ -1,13 +1,14 @@
-# make demo   installs audiovq and runs the mini recipe on the speech that ships with it
-# make test   installs audiovq and runs lint, types and the tests
-# VENV=DIR    where the environment is made; it is built once and then reused
+# make demo        installs audiovq and runs the model that comes with it on the speech that comes with it
+# make train-demo  installs audiovq, trains a small model on that speech and runs it
+# make test        installs audiovq and runs lint, types and the tests
+# VENV=DIR         where the environment is made; it is built once and then reused
 
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.audiovq-installed
 
-.PHONY: install demo test lint clean
+.PHONY: install demo train-demo test lint clean
 
 install: $(STAMP)
 	@$(BIN)/pip install --quiet --no-deps --editable .
@@ -23,6 +24,9 @@ $(STAMP): pyproject.toml
 	  cp pyproject.toml $@; }
 
 demo: install
+	@PATH="$(abspath $(BIN)):$$PATH" recipes/demo/run.sh
+
+train-demo: install
 	@PATH="$(abspath $(BIN)):$$PATH" recipes/mini/run.sh
 
 lint: install
@@ -35,4 +39,4 @@ test: lint
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pytest
 
 clean:
-	rm -rf build dist .pytest_cache .ruff_cache recipes/mini/exp
+	rm -rf build dist .pytest_cache .ruff_cache recipes/demo/exp recipes/mini/exp

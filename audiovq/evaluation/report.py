@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import audiovq
 from audiovq.evaluation.evaluate import Evaluation, Example, Scores
 from audiovq.evaluation.metrics import MetricError, MetricSummary, Weighted
-from audiovq.evaluation.pictures import MEL_FFT, code_strip, data_uri, histogram_path, mel_images
+from audiovq.evaluation.pages import render, signals, timeline
+from audiovq.evaluation.pictures import code_strip, histogram_path
 from audiovq.files import write_json, write_text
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
-    from torch import Tensor
+    pass
 
 FORMAT_VERSION = 1
 METRICS_FILE, UTTERANCES_FILE, PAGE_FILE = "metrics.json", "utterances.jsonl", "index.html"
@@ -118,25 +117,14 @@ def metrics_record(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def render_page(evaluation: Evaluation) -> str:
-    """The listening page: one HTML file that needs nothing else, neither files beside it nor a network."""
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("audiovq.evaluation", "."),
-        autoescape=True,  # Ids, texts and paths are the user's.
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("page.html.j2").render(
+    """The listening page."""
+    return render(
+        "page.html.j2",
         evaluation=evaluation,
         rows=table(evaluation),
         histograms=[histogram_path(counts) for counts in _books(evaluation)],
         examples=[_example_view(example, evaluation) for example in evaluation.examples],
-        version=audiovq.__version__,
     )
-    # Half of a surrogate pair, as names that are not UTF-8 have it, cannot be written.
-    return page.encode("utf-8", "backslashreplace").decode()
 
 
 def _books(evaluation: Evaluation) -> list[Any]:
@@ -177,52 +165,26 @@ def _rounded(data: Any) -> Any:
 
 
 def _example_view(example: Example, evaluation: Evaluation) -> dict[str, Any]:
-    """What the template needs of an example. Places and widths are percentages of its length: all align."""
+    """What the template needs of an example."""
     rate, hop = evaluation.model["sample_rate"], evaluation.model["hop_length"]
     original, decoded = (wave[:, : EXAMPLE_SECONDS * rate] for wave in (example.original, example.decoded))
     length = original.shape[-1]
-    mel_hop = MEL_FFT // 4
-    mel_frames = length // mel_hop + 1
     codes = None if example.codes is None else example.codes[:, : -(-length // hop)]
-    images = mel_images(original, decoded, sample_rate=rate)
     return {
         "utterance": example.scores.utterance,
-        "seconds": length / rate,
         "cut": length < example.original.shape[-1],
+        "timeline": timeline(length, rate),
         "values": [
             (metric.title, metric.unit, _format(_single(example.scores.model[name]), metric.decimals))
             for name, metric in evaluation.metrics.items()
         ],
-        "signals": [
-            {"name": name, "audio": _flac(wave, rate), "mel": image}
-            for name, wave, image in zip(("Original", "Decoded"), (original, decoded), images, strict=True)
-        ],
-        # Frame i of a spectrogram is centred on sample i * hop; a code frame begins there.
-        "mel_left": -50 * mel_hop / length,
-        "mel_width": 100 * mel_frames * mel_hop / length,
+        "signals": signals({"Original": original, "Decoded": decoded}, rate),
         "strip": None if codes is None else code_strip(codes),
         "strip_width": 0 if codes is None else 100 * codes.shape[-1] * hop / length,
         "books": 0 if codes is None else len(codes),
-        "ticks": _ticks(length / rate),
     }
 
 
 def _single(result: float | MetricError) -> MetricSummary:
     failed = isinstance(result, MetricError)
     return MetricSummary(None if failed else result, None, int(not failed), int(failed), {})
-
-
-def _ticks(seconds: float, most: int = 6) -> list[tuple[float, str]]:
-    """Round times within a signal: place in percent and label in seconds."""
-    step = next((step for step in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5) if seconds / step <= most), 5)
-    return [(100 * i * step / seconds, f"{i * step:g}") for i in range(int(seconds / step) + 1)]
-
-
-def _flac(wave: Float[Tensor, "1 time"], sample_rate: int) -> str:
-    """A waveform as 16-bit FLAC in a data URI."""
-    import soundfile
-
-    buffer = io.BytesIO()
-    samples = wave.nan_to_num().clamp(-1, 1)[0].numpy()
-    soundfile.write(buffer, samples, sample_rate, format="FLAC", subtype="PCM_16")
-    return data_uri(buffer.getvalue(), "audio/flac")

@@ -23,6 +23,7 @@ import typer
 from classical import CODECS, RATE, Run
 from codec import commit, cpu_name
 from figures import COLUMNS, difference, difference_table, draw, figure, quality_table
+from listening import Example, listening_page
 
 from audiovq.audio.resampling import resample
 from audiovq.batching import evenly_spread
@@ -55,12 +56,13 @@ class System:
         """Mean bitrate in kbit/s."""
         return self.bits / self.seconds / 1000
 
-    def measure(self, clip: Tensor, metrics: Mapping[str, Metric]) -> None:
-        """Pass a clip through the system, and compare."""
+    def measure(self, clip: Tensor, metrics: Mapping[str, Metric]) -> Tensor:
+        """Pass a clip through the system, and compare; returns what came out."""
         decoded, bits = self.run(clip)
         self.bits, self.seconds = self.bits + bits, self.seconds + clip.shape[-1] / RATE
         for name, result in measure(clip, decoded, RATE, metrics).items():
             self.results.setdefault(name, []).append(result)
+        return decoded
 
 
 # --- systems -------------------------------------------------------------------------------------------------
@@ -109,10 +111,18 @@ def named(systems: Sequence[System], name: str) -> System:
 
 
 def measure_all(
-    systems: Sequence[System], utterances: Sequence[Utterance], seconds: float, metrics: Mapping[str, Metric]
-) -> tuple[list[str], list[str]]:
-    """Measure all systems on each clip in turn; returns the clips' ids, and what cannot be read, with the reason."""
-    clips, rejected = [], []
+    systems: Sequence[System],
+    utterances: Sequence[Utterance],
+    seconds: float,
+    metrics: Mapping[str, Metric],
+    examples: int,
+) -> tuple[list[str], list[str], list[Example]]:
+    """Measure all systems on each clip in turn.
+
+    Returns the clips' ids, what cannot be read, with the reason, and so many clips, evenly spread, to listen to.
+    """
+    clips, rejected, heard = [], [], []
+    kept = {id(utterance) for utterance in evenly_spread(utterances, examples)}
     for utterance in watched(utterances, "Clips"):
         try:
             clip = utterance.source().read(RATE)[:, : round(seconds * RATE)]
@@ -120,11 +130,12 @@ def measure_all(
             rejected.append(f"{utterance.id}: {error}")
             continue
         clips.append(utterance.id)
-        for system in systems:
-            system.measure(clip, metrics)
+        waves = {system.name: system.measure(clip, metrics) for system in systems}
+        if id(utterance) in kept:
+            heard.append(Example(utterance, waves))
     if not clips:
         raise AudioError(f"none of the {len(utterances)} clips can be read" + "".join(f"; {x}" for x in rejected[:1]))
-    return clips, rejected
+    return clips, rejected, heard
 
 
 def summarize(systems: Sequence[System], base: System | None) -> list[dict[str, Any]]:
@@ -181,7 +192,10 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 def quality(
     manifests: Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="Manifests of the utterances.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for quality.md, quality.json and quality.png.")
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="DIR", help="Folder for quality.md, quality.json, quality.png and index.html."
+        ),
     ],
     model: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="A model; may be given again.")] = None,
     codebooks: Annotated[
@@ -192,6 +206,7 @@ def quality(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Clips of each manifest, evenly spread.")] = None,
     seconds: Annotated[float, typer.Option(min=1, help="Most of a clip that is used.")] = 20.0,
+    examples: Annotated[int, typer.Option(min=0, help="Clips on the page to listen to, evenly spread.")] = 4,
     judges: Annotated[str, typer.Option(metavar="NAMES", help="Judges of audiovq evaluate.")] = "wer,speaker,mos",
     wer_model: Annotated[
         Path | None, typer.Option(metavar="DIR", envvar="AUDIOVQ_WER_MODEL", help="Folder of a faster-whisper model.")
@@ -208,12 +223,13 @@ def quality(
         panel = load_judges(filter(None, judges.split(",")), wer_model, wer_language)
         known = {**METRICS, **panel.metrics}
         metrics = {name: known[name] for name in COLUMNS if name in known}
-        systems, notes = codec_systems()
+        systems = [System("original", "original", lambda clip: (clip, 16.0 * clip.shape[-1]))]
         systems += [system for name in model or () for system in model_systems(name, counts, device)]
-        systems.insert(0, System("original", "original", lambda clip: (clip, 16.0 * clip.shape[-1])))
+        codecs, notes = codec_systems()
+        systems += codecs
         base = named(systems, reference) if reference else None
         utterances = [utterance for path in manifests for utterance in evenly_spread(read_manifest(path), limit)]
-        clips, rejected = measure_all(systems, utterances, seconds, metrics)
+        clips, rejected, heard = measure_all(systems, utterances, seconds, metrics, examples)
     except (AudioVQError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
@@ -225,6 +241,7 @@ def quality(
     typer.echo(text)
     draw(rows, metrics, [codec.name for codec in CODECS], output / "quality.png")
     write_text(output / "quality.md", text + "\n")
+    write_text(output / "index.html", listening_page(rows, metrics, heard, facts + notes, RATE))
     plain = [
         {**row, **{k: {m: f._asdict() for m, f in row[k].items()} for k in ("metrics", "differences")}} for row in rows
     ]

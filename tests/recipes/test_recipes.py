@@ -42,7 +42,7 @@ def bash(*command: object, cwd: Path | None = None) -> subprocess.CompletedProce
 
 
 def test_recipes_are_found():
-    assert {"mini/run.sh", "vctk/run.sh"} <= set(map(name_of, RUNS))
+    assert {"demo/run.sh", "mini/run.sh", "speech/run.sh", "vctk/run.sh"} <= set(map(name_of, RUNS))
     assert {path.parents[1].name for path in CONFIGS} >= {"mini", "vctk"}
     assert {path.parents[1].name for path in PRIORS} >= {"mini", "vctk"}
 
@@ -118,7 +118,7 @@ def test_help_names_every_option(path):
     assert "usage: run.sh" in shown.stdout
     assert "shellcheck" not in shown.stdout
     options = refused.stderr.partition("known are ")[2].split()
-    assert {"--exp", "--config", "--stage", "--stop-stage"} <= set(options)
+    assert {"--exp", "--stage", "--stop-stage"} <= set(options)
     assert all(f"  {option} " in shown.stdout for option in options)
 
 
