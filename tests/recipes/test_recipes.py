@@ -425,3 +425,66 @@ def test_mini_from_end_to_end(vctk, tmp_path):
     check_prior(tmp_path / "exp", dict.fromkeys(VOICES, 2))
     assert f"listening page  {tmp_path}/exp/evaluation/index.html" in done.stdout
     assert f"new speech      {tmp_path}/exp/samples" in done.stdout
+
+
+@pytest.mark.slow
+def test_demo_from_end_to_end(vctk, tmp_path):
+    speech, exp = vctk / "wav48_silence_trimmed", tmp_path / "exp"
+    options = ["--data", speech, "--exp", exp, "--codebooks", "1 3", "--limit", "1", "--device", "cpu"]
+    done = bash(RECIPES / "demo/run.sh", *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "| speech-16k, 3 of 6 codebooks | 1.5 |" in done.stdout
+    assert f"listening page  {exp}/quality/index.html" in done.stdout
+    (utterance, *_) = read_manifest(exp / "data/test.jsonl.gz")
+    for count in (1, 3):
+        assert json.loads((exp / f"codes-{count}/tokenizer.json").read_text())["num_codebooks"] == count
+        assert soundfile.info(exp / f"wavs-{count}/{utterance.id}.wav").frames == utterance.source().length_at(16000)
+    assert (exp / "quality/index.html").read_text().count("<audio ") >= 3
+
+
+@pytest.mark.slow
+def test_speech_from_end_to_end(vctk, tmp_path):
+    for name in ("one", "other"):
+        folder = vctk / "wav48_silence_trimmed"
+        divided = ["--split-by", "utterance", "--dev", "0.2", "--test", "0.2", "--output", tmp_path / name]
+        prepared = bash("-c", 'audiovq prepare folder "$@"', "audiovq", folder, *divided)
+        assert prepared.returncode == 0, prepared.stderr
+    manifests = {part: f"{tmp_path}/one/{part}.jsonl.gz {tmp_path}/other/{part}.jsonl.gz" for part in ("train", "dev")}
+    small = "encoder.dim=8 encoder.layers=1 decoder.dim=8 decoder.layers=1 loss.fft_sizes=[256] data.pitch=pyin"
+    tuned = "training.steps=1 adversarial.discriminator.channels=[2]"
+    done = bash(
+        *[RECIPES / "speech/run.sh", "--train", manifests["train"], "--valid", manifests["dev"]],
+        *["--test", f"{tmp_path}/one/test.jsonl.gz", "--shares", "0.75 0.25", "--exp", tmp_path / "exp"],
+        *["--overrides", f"{FEW_STEPS} {small}", "--finetune-overrides", tuned, "--limit", "1", "--device", "cpu"],
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len([*(tmp_path / "exp").glob("**/evaluation/*/index.html")]) == 2
+    from safetensors.torch import load_file
+
+    first, tuned_model = (
+        load_file(tmp_path / "exp" / part / "model.safetensors") for part in ("release", "finetuned/release")
+    )
+    moved = {name.split(".")[0] for name in first if not first[name].equal(tuned_model[name])}
+    assert moved == {"decoder"}
+
+    packed = bash(
+        "-c",
+        'python "$@"',
+        "python",
+        RECIPES / "speech/local/pack.py",
+        tmp_path / "exp/release",
+        "packed",
+        cwd=tmp_path,
+    )
+    assert packed.returncode == 0, packed.stderr
+    assert {tensor.dtype.itemsize for tensor in load_file(tmp_path / "packed/model.safetensors").values()} <= {2, 8, 1}
+
+
+def test_speech_needs_manifests_that_are_there(tmp_path):
+    for options, message in (
+        ((), "--train: is required, one or more manifests"),
+        (("--train", "no.jsonl"), "--train no.jsonl: no such file"),
+    ):
+        done = bash(RECIPES / "speech/run.sh", *options, cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == f"run.sh: {message}\n"
