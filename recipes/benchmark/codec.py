@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Row = dict[str, float | str]
 
 RECIPES = Path(__file__).resolve().parents[1]
-SHIPPED = ("mini/conf/mini.yaml", "vctk/conf/vqvae_base.yaml", "vctk/conf/vqvae_paper.yaml")
+SHIPPED = ("speech/conf/speech.yaml", "mini/conf/mini.yaml", "vctk/conf/vqvae_base.yaml", "vctk/conf/vqvae_paper.yaml")
 BATCH_SIZES = (1, 16)
 ENCODEC_KBPS = 1.5
 """EnCodec's lowest bitrate: the nearest to one codebook, and its fastest setting."""
