@@ -123,6 +123,9 @@ class TrainingConfig(Schema):
     """Largest norm of the gradient."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Autocast type of the networks; losses and the bottleneck stay in float32."""
+    compile: bool = False
+    """Compile the networks (torch.compile): the first steps take minutes, the others less time, mostly on a GPU. How
+    results are rounded changes with it."""
     averaging_decay: Probability | None = None
     """Decay of an exponential moving average of the weights, which is then validated and released; codebooks are those
     of the last step, and batch statistics the average's own. None: off."""

@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 import torch
 from accelerate.utils import send_to_device
@@ -115,9 +115,16 @@ class TrainingRun:
             **({"average": self.average.model} if self.average is not None else {}),
         }
         self.progress = load_state(folder.state, self.parts) if folder.resumes else Progress()
-        task.networks = {name: on_all_processes(accelerator, module) for name, module in task.modules.items()}
+        task.networks = {name: self.prepare(module) for name, module in task.modules.items()}
         self.log: RunLog | None = None
         self.terminal: Terminal | None = None
+
+    def prepare(self, module: nn.Module) -> nn.Module:
+        """A module as updates call it: gradients are averaged over processes if it has weights that learn."""
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            return module
+        prepared = self.accelerator.prepare_model(module)
+        return cast(nn.Module, torch.compile(prepared)) if self.settings.compile else prepared
 
     def rehearse(self) -> None:
         """Two steps, a short validation and a checkpoint, so that mistakes show at once; then all is as before."""
@@ -267,12 +274,6 @@ class StopSignals:
         self._caught = number
         if number == signal.SIGINT and not is_distributed():
             signal.signal(number, self._before[number])
-
-
-def on_all_processes(accelerator: Accelerator, module: nn.Module) -> nn.Module:
-    """A module as updates call it; gradients are averaged over processes, if it has weights that learn."""
-    learns = any(parameter.requires_grad for parameter in module.parameters())
-    return accelerator.prepare_model(module) if learns else module
 
 
 def check_finite(metrics: Mapping[str, float], step: int) -> None:

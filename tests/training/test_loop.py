@@ -238,3 +238,18 @@ def test_a_task_of_two_optimisers_resumes_to_the_bit(tmp_path):
     assert not torch.equal(whole["critic/weight"], critic["weight"])
     rates = [optimizer.param_groups[0]["lr"] for optimizer in tasks["resumed"].optimizers.values()]
     assert rates[1] / rates[0] == pytest.approx(0.02 / settings().learning_rate)
+
+
+def test_compiled_networks_train_as_others_do_and_leave_plain_states(tmp_path, monkeypatch):
+    """With a backend that changes no number; what a real one makes of them is PyTorch's affair."""
+    original = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda module: original(module, backend="eager"))
+    plain, compiled = Toy(), Toy()
+    run(plain, tmp_path / "plain")
+    run(compiled, tmp_path / "compiled", compile=True)
+    assert plain.networks["model"] is plain.model
+    assert compiled.networks["model"] is not compiled.model
+    assert int(compiled.model.calls) == int(plain.model.calls)  # The compiled one is what was called.
+    one, other = (load_file(tmp_path / name / "state.safetensors") for name in ("plain", "compiled"))
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
