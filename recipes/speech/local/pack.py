@@ -37,7 +37,8 @@ def quality(measured: dict[str, Any], output: Path) -> None:
     rows = [row for row in measured["systems"] if row["family"] in (output.name, str(output))]
     rates = []
     for row in sorted(rows, key=lambda row: row["kbps"]):
-        books = round(1000 * row["kbps"] / tokenizer.bitrate_of(1))
+        counts = range(1, tokenizer.num_codebooks + 1)
+        books = min(counts, key=lambda count: abs(tokenizer.bitrate_of(count) - 1000 * row["kbps"]))
         found = {NAMES[name]: figure["mean"] for name, figure in row["metrics"].items() if name in NAMES}
         metrics = {name: round(mean, 3) for name, mean in found.items() if mean is not None}
         rates.append({"codebooks": books, "bitrate": tokenizer.bitrate_of(books), "metrics": metrics})
