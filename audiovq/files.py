@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from audiovq.errors import OutputExistsError
 from audiovq.text import escape, shown
@@ -154,6 +156,18 @@ def write_json(path: str | Path, data: Any) -> None:
     write_text(path, escape(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
+def open_file(path: str | Path) -> BinaryIO:
+    """Open a file for reading, and nothing else: a pipe may have no writer, and a device no end.
+
+    Raises:
+        OSError: there is no such file, it cannot be read, or is a folder, pipe, socket or device.
+    """
+    mode = Path(path).stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "Is a pipe, socket or device", str(path))
+    return Path(path).open("rb")
+
+
 def read_json(path: str | Path, most: int = 1 << 24) -> Any:
     """Read a JSON file of at most `most` bytes strictly.
 
@@ -162,7 +176,7 @@ def read_json(path: str | Path, most: int = 1 << 24) -> Any:
         ValueError: it is too long, no UTF-8, no JSON, nested too deeply, holds NaN or Infinity, or names a key
             of an object twice; the message is one line.
     """
-    with Path(path).open("rb") as file:
+    with open_file(path) as file:
         data = file.read(most + 1)
     if len(data) > most:
         raise ValueError(f"expected at most {most} bytes, found more")
@@ -188,7 +202,7 @@ def _refuse_constant(name: str) -> None:
 def sha256_of(path: str | Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
+    with open_file(path) as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

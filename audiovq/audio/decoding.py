@@ -111,7 +111,7 @@ class FilePart(io.RawIOBase):
         super().close()
 
 
-class Decoder(ABC):
+class AudioDecoder(ABC):
     """Reads a file from its first sample to its last as one mono signal, channels averaged."""
 
     sample_rate: int

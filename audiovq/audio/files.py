@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soundfile
 
-from audiovq.audio.decoding import Decoder, Place, Span, unusable
+from audiovq.audio.decoding import AudioDecoder, Place, Span, unusable
 from audiovq.audio.resampling import Resampler
 from audiovq.audio.sound import NotReadError, SoundDecoder
 from audiovq.errors import AudioError
@@ -168,7 +168,7 @@ class _Reader:
     A piece that begins in the one before it is decoded on from where that ended.
     """
 
-    def __init__(self, source: AudioSource, file: Decoder):
+    def __init__(self, source: AudioSource, file: AudioDecoder):
         self._source, self._file = source, file
         self._start, self._last = -1, np.zeros(0, np.float32)
 
@@ -196,7 +196,7 @@ class _Reader:
 
 
 @contextmanager
-def _open(path: Path, span: Span | None = None) -> Iterator[Decoder]:
+def _open(path: Path, span: Span | None = None) -> Iterator[AudioDecoder]:
     """Open a file for reading, or say in one line why that cannot be done."""
     decoder = _decoder(Place.of(path, span))
     try:
@@ -205,7 +205,7 @@ def _open(path: Path, span: Span | None = None) -> Iterator[Decoder]:
         decoder.close()
 
 
-def _decoder(place: Place) -> Decoder:
+def _decoder(place: Place) -> AudioDecoder:
     """libsndfile's decoder if it reads the file exactly and to its end, otherwise FFmpeg's."""
     try:
         return SoundDecoder(place)

@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from audiovq.audio.completeness import missing_in_file, missing_in_log, walk_ogg
-from audiovq.audio.decoding import BLOCK, Decoder, FilePart, Place, check_header, reason
+from audiovq.audio.decoding import BLOCK, AudioDecoder, FilePart, Place, check_header, reason
 from audiovq.errors import AudioError
 
 MOST_IN_A_BYTE = 2**13
@@ -31,7 +31,7 @@ class NotReadError(Exception):
     """libsndfile does not read a file, or not to its end; the message says why."""
 
 
-class SoundDecoder(Decoder):
+class SoundDecoder(AudioDecoder):
     """What libsndfile reads exactly and to its end.
 
     Raises:

@@ -15,7 +15,7 @@ import av.error
 import numpy as np
 
 from audiovq.audio.completeness import missing_in_file, missing_in_mp3
-from audiovq.audio.decoding import Decoder, FilePart, Place, check_header, reason
+from audiovq.audio.decoding import AudioDecoder, FilePart, Place, check_header, reason
 from audiovq.errors import AudioError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _COUNTED = frozenset({"tta", "ape", "wv", "mpc8", "flac"})
 """Containers whose header tells their samples exactly, if it tells them."""
 
 
-class StreamDecoder(Decoder):
+class StreamDecoder(AudioDecoder):
     """Decodes from the start on: only then is a piece equal to that of the whole, since decoders remember much."""
 
     _container: InputContainer

@@ -132,14 +132,16 @@ class VectorQuantizer(Quantizer):
     def _place_codes(self, z: Float[Tensor, "frames dim"]) -> Int[Tensor, ""]:
         """First codebook from the first batch, later dead codes onto latents of this batch; how many were revived."""
         if not self._placed and not self.initialized:
-            centres = kmeans(z, self.codebook_size) if self.config.init == "kmeans" else draw(z, self.codebook_size)
+            centres = (
+                kmeans(z, self.codebook_size) if self.config.init == "kmeans" else draw_rows(z, self.codebook_size)
+            )
             self._set_codes(torch.ones_like(self.usage, dtype=torch.bool), from_first_process(centres))
             self.initialized.fill_(True)
             return torch.zeros((), dtype=torch.long, device=z.device)
         self._placed = True
         dead = self.usage < self.config.revive_below / self.codebook_size
         if z.device.type != "cpu" or dead.any():  # Elsewhere, to ask would be to wait.
-            self._set_codes(dead, from_first_process(draw(z, self.codebook_size)))
+            self._set_codes(dead, from_first_process(draw_rows(z, self.codebook_size)))
         return dead.sum()
 
     def _set_codes(self, chosen: Bool[Tensor, " codes"], values: Float[Tensor, "codes dim"]) -> None:
@@ -172,7 +174,7 @@ def nearest(z: Float[Tensor, "frames dim"], codebook: Float[Tensor, "codes dim"]
     return torch.cat([torch.addmm(squared, block, transposed, alpha=-2).argmin(-1) for block in z.split(rows)])
 
 
-def draw(z: Float[Tensor, "frames dim"], count: int) -> Float[Tensor, "count dim"]:
+def draw_rows(z: Float[Tensor, "frames dim"], count: int) -> Float[Tensor, "count dim"]:
     """`count` rows of `z` at random, repeated if there are fewer, with a little noise: equal codes would make ties."""
     order = torch.randperm(len(z), device=z.device)
     rows = z[order.repeat(-(-count // len(z)))[:count]]
@@ -182,7 +184,7 @@ def draw(z: Float[Tensor, "frames dim"], count: int) -> Float[Tensor, "count dim
 
 def kmeans(z: Float[Tensor, "frames dim"], count: int) -> Float[Tensor, "count dim"]:
     """Centres after a few of Lloyd's iterations from random rows; a centre that loses all its rows stays in place."""
-    centres = draw(z, count)
+    centres = draw_rows(z, count)
     for _ in range(KMEANS_ITERATIONS):
         indices = nearest(z, centres)
         counts = count_indices(indices, count).to(z.dtype)[:, None]

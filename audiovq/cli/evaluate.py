@@ -25,8 +25,8 @@ WerLanguage = Annotated[
 ]
 
 
-@app.command()
-def evaluate(
+@app.command("evaluate")
+def evaluate_command(
     model: Model,
     manifest: Annotated[
         Path, typer.Argument(metavar="MANIFEST", help="Manifest of the utterances, .jsonl or .jsonl.gz.")

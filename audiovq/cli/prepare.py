@@ -28,8 +28,8 @@ class SplitBy(str, Enum):
     utterance = "utterance"
 
 
-@app.command()
-def prepare(
+@app.command("prepare")
+def prepare_command(
     corpus: Annotated[Corpus, typer.Argument(help="Layout of the corpus; 'folder' is any tree of audio files.")],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the corpus.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DATA", help="Folder for the manifests.")],

@@ -14,7 +14,7 @@ app = typer.Typer(rich_markup_mode=None)
 
 
 @app.command("train-prior")
-def train_prior(
+def train_prior_command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file with the settings of the run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; a run in it is resumed.")],
     overrides: Annotated[
@@ -52,7 +52,7 @@ def train_prior(
 
 
 @app.command("sample")
-def sample(
+def sample_command(
     prior: Annotated[
         str, typer.Argument(metavar="PRIOR", help="Prior's folder, or organisation/name on the Hugging Face Hub.")
     ],

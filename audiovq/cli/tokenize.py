@@ -29,8 +29,8 @@ def _parse_shard(text: str) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2])) if int(match[2]) > 1 else None
 
 
-@app.command()
-def tokenize(
+@app.command("tokenize")
+def tokenize_command(
     model: Model,
     inputs: Annotated[
         list[Path],

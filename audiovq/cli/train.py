@@ -13,8 +13,8 @@ from audiovq.cli.options import Device, say
 app = typer.Typer(rich_markup_mode=None)
 
 
-@app.command()
-def train(
+@app.command("train")
+def train_command(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file with the settings of the run.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run; a run in it is resumed.")],
     overrides: Annotated[

@@ -13,6 +13,8 @@ CodebookSize = Annotated[int, Field(ge=2, le=65536)]
 """Number of codes K; at most 65536, so that a code fits into 16 bits."""
 CodebookCount = Annotated[int, Field(ge=1, le=64)]
 """Number of codebooks Q."""
+CodebookSizes = Annotated[list[CodebookSize], Field(max_length=64)]
+"""Number of codes of each codebook."""
 
 
 class QuantizerConfig(PartConfig):
@@ -50,7 +52,7 @@ class ResidualConfig(QuantizerConfig):
     type: Literal["residual"] = "residual"
     num_codebooks: CodebookCount = 4
     """Number of codebooks Q."""
-    codebook_size: CodebookSize | list[CodebookSize] = 1024
+    codebook_size: CodebookSize | CodebookSizes = 1024
     """Number of codes K: one for all codebooks, or one for each."""
     dropout: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the items of a training batch of which the decoder sees a random number of codebooks, the first ones."""
@@ -73,7 +75,7 @@ class FSQConfig(PartConfig):
 
     implementation: ClassVar[str] = "audiovq.bottlenecks.fsq:FiniteScalarQuantizer"
     type: Literal["fsq"] = "fsq"
-    levels: list[Annotated[int, Field(ge=2)]] = Field(default=[8, 5, 5, 5], min_length=1)
+    levels: list[Annotated[int, Field(ge=2, le=65536)]] = Field(default=[8, 5, 5, 5], min_length=1, max_length=16)
     """Number of levels of each dimension of a codebook; their product is its number of codes, at most 65536."""
     num_codebooks: CodebookCount = 1
     """Number of codebooks Q."""

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from audiovq.config.encoders import ConvEncoderConfig, require_rates
-from audiovq.config.schema import ConvNeXtConfig, Layers, LookAhead, PartConfig, Probability, Schema, Size
+from audiovq.config.schema import (
+    ConvNeXtConfig,
+    Dilations,
+    FramesAhead,
+    Layers,
+    PartConfig,
+    Probability,
+    Schema,
+    Size,
+    Sizes,
+)
 
 if TYPE_CHECKING:
     from audiovq.config.models import AutoencoderConfig
@@ -18,13 +28,13 @@ class TransposedDecoderConfig(PartConfig):
 
     implementation: ClassVar[str] = "audiovq.nn.conv:TransposedDecoder"
     type: Literal["transposed"] = "transposed"
-    channels: list[Size] = Field(min_length=1)
+    channels: Sizes = Field(min_length=1)
     """Channels at each rate, from the frame rate up to the sample rate."""
-    dilations: list[list[Size]]
+    dilations: Annotated[list[Dilations], Field(max_length=100)]
     """Dilations of the residual units at each rate, from the frame rate up."""
     kernel_size: Size = 3
     """Kernel of the dilated convolution in a residual unit."""
-    look_ahead: LookAhead = 0
+    look_ahead: FramesAhead = 0
     """Frames behind its own that a sample sees, too."""
 
     def check(self, config: AutoencoderConfig) -> None:
@@ -45,7 +55,7 @@ class ISTFTDecoderConfig(ConvNeXtConfig):
     """Spectral frames that one code frame emits; the STFT's hop is hop_length / subframes."""
     overlap: Annotated[Size, Field(ge=2)] = 4
     """FFT size and window length, as a multiple of the STFT's hop."""
-    look_ahead: LookAhead = 0
+    look_ahead: FramesAhead = 0
     """Frames behind its own that a sample sees, too."""
 
     def check(self, config: AutoencoderConfig) -> None:
@@ -65,7 +75,7 @@ class SourceDecoderConfig(ConvNeXtConfig):
     """Hops of the source in a frame, each with filters of its own."""
     overlap: Annotated[Size, Field(ge=3)] = 4
     """FFT size and window length, as a multiple of the source's hop."""
-    look_ahead: LookAhead = 1
+    look_ahead: FramesAhead = 1
     """Frames behind its own that a sample sees, too."""
 
     def check(self, config: AutoencoderConfig) -> None:

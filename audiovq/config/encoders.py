@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from audiovq.config.schema import ConvNeXtConfig, Layers, LookAhead, PartConfig, Size
+from audiovq.config.schema import ConvNeXtConfig, Dilations, Layers, LookAhead, PartConfig, Size, Sizes
 
 
 class ConvEncoderConfig(PartConfig):
@@ -15,11 +15,11 @@ class ConvEncoderConfig(PartConfig):
 
     implementation: ClassVar[str] = "audiovq.nn.conv:ConvEncoder"
     type: Literal["conv"] = "conv"
-    channels: list[Size] = Field(min_length=1)
+    channels: Sizes = Field(min_length=1)
     """Channels at each rate, from the sample rate down to the frame rate: one more than strides."""
-    strides: list[Size]
+    strides: Sizes
     """Stride of each stage; their product is the hop length in samples. A strided kernel spans two strides."""
-    dilations: list[list[Size]]
+    dilations: Annotated[list[Dilations], Field(max_length=100)]
     """Dilations of the residual units at each rate, from the sample rate down: one list for each of `channels`."""
     kernel_size: Size = 3
     """Kernel of the dilated convolution in a residual unit."""
@@ -58,9 +58,9 @@ class SpectralEncoderConfig(ConvNeXtConfig):
     """Samples a frame."""
     spectra: Size = 2
     """Spectra that are stacked to a frame; they are hop_length / spectra samples apart."""
-    window: Size = 640
+    window: Annotated[int, Field(gt=0, le=2**15)] = 640
     """Window of a spectrum in samples."""
-    bands: Size = 100
+    bands: Annotated[int, Field(gt=0, le=2**9)] = 100
     """Mel bands of a spectrum."""
     low_bins: Annotated[int, Field(ge=0, le=2**20)] = 0
     """Bins from 0 Hz up of a second spectrum, that of a window of twice the length: low voices' harmonics are narrower

@@ -7,10 +7,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from audiovq.config.bottlenecks import CodebookSize
+from audiovq.config.bottlenecks import CodebookCount, CodebookSize, CodebookSizes
 from audiovq.config.decoders import SpeakerWaveNetConfig
 from audiovq.config.experiments import TrainingConfig
 from audiovq.config.schema import PositiveFloat, PositiveInt, Probability, SampleRate, Schema, Size
+from audiovq.text import shown
 
 
 class CodesConfig(Schema):
@@ -24,11 +25,11 @@ class CodesConfig(Schema):
     """Samples a frame."""
     frame_rate: PositiveFloat
     """Frames a second."""
-    num_codebooks: Size
+    num_codebooks: CodebookCount
     """Codes a frame, Q."""
     codebook_size: CodebookSize
     """Codes in the largest codebook, K."""
-    codebook_sizes: list[CodebookSize] | None = None
+    codebook_sizes: CodebookSizes | None = None
     """Codes in each codebook. None: all of them have K."""
 
     @property
@@ -41,7 +42,7 @@ class CodesConfig(Schema):
         if len(self.sizes) != self.num_codebooks or max(self.sizes) != self.codebook_size:
             raise ValueError(
                 f"codebook_sizes: expected {self.num_codebooks} sizes, the largest {self.codebook_size}, "
-                f"found {self.codebook_sizes}"
+                f"found {shown(self.codebook_sizes)}"
             )
         return self
 

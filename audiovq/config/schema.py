@@ -17,9 +17,15 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 PositiveInt = Annotated[int, Field(gt=0, lt=2**31)]
 Size = Annotated[int, Field(gt=0, le=2**20)]
 """Channels, kernels and whatever else is an axis of a tensor."""
+Sizes = Annotated[list[Size], Field(max_length=100)]
+"""Sizes of what stands in a row, such as the stages of an encoder."""
 Layers = Annotated[int, Field(gt=0, le=1000)]
+Dilations = Annotated[list[Annotated[int, Field(gt=0, le=2**12)]], Field(max_length=100)]
+"""Dilations of units in a row."""
 LookAhead = Annotated[int, Field(ge=0, le=2**20)]
-"""Samples or frames behind its own that something sees."""
+"""Samples behind its own that something sees."""
+FramesAhead = Annotated[int, Field(ge=0, le=1000)]
+"""Frames behind its own that something sees."""
 SampleRate = Annotated[int, Field(ge=1000, le=768_000)]
 """Samples a second, from less than a telephone's to more than any converter's."""
 

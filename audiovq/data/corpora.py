@@ -12,8 +12,9 @@ from pathlib import Path
 
 from audiovq.audio.files import AUDIO_SUFFIXES, TAR_SUFFIXES, find_audio_files, is_tar
 from audiovq.data.kaldi import list_kaldi
-from audiovq.data.listing import Entry, LeftOut, Listing, read_lines
+from audiovq.data.listing import MAX_LINE, Entry, LeftOut, Listing, read_lines
 from audiovq.errors import ManifestError
+from audiovq.files import open_file
 
 _NO_AUDIO = "text without audio"
 
@@ -149,8 +150,15 @@ CORPORA: dict[str, Callable[..., Listing]] = {
 def _read_texts(paths: list[Path]) -> dict[str, str]:
     """One text a file, by the file's stem; many are read at a time, since VCTK has 44,000."""
     with ThreadPool(16) as pool:
-        texts = pool.map(lambda path: path.read_text(encoding="utf-8-sig", errors="replace").strip(), paths)
-    return {path.stem: text for path, text in zip(paths, texts, strict=True)}
+        return dict(zip((path.stem for path in paths), pool.map(_read_text, paths), strict=True))
+
+
+def _read_text(path: Path) -> str:
+    with open_file(path) as file:
+        data = file.read(MAX_LINE + 1)
+    if len(data) > MAX_LINE:
+        raise ManifestError(f"{path}: expected a text of at most {MAX_LINE} bytes, found more")
+    return data.decode("utf-8-sig", "replace").strip()
 
 
 def _read_transcripts(path: Path) -> dict[str, str]:

@@ -6,33 +6,15 @@ Only files are read: a `wav.scp` entry that is a pipe (`sph2pipe ... |`) is refu
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 
-from audiovq.data.listing import Entry, open_entries, read_lines
-from audiovq.data.manifest import Utterance
+from audiovq.data.listing import Entry, read_lines
 from audiovq.errors import ManifestError
-from audiovq.files import write_text
 
 _BLANKS = re.compile(r"[ \t\r\n]+")  # Kaldi knows no others; a no-break space may stand in a text.
 
 Table = dict[str, tuple[str, int]]
 """Key -> the rest of its line, and the line's number."""
-
-
-def read_kaldi(folder: str | Path) -> list[Utterance]:
-    """Read a Kaldi data folder and the headers of its audio files.
-
-    Raises:
-        ManifestError: as `list_kaldi`, or an audio file cannot be used.
-    """
-    utterances, left_out = open_entries(list_kaldi(folder))
-    if left_out:
-        raise ManifestError(
-            f"{folder}: {len(left_out)} utterances cannot be used, "
-            f"the first of them {left_out[0].item}: {left_out[0].detail}"
-        )
-    return utterances
 
 
 def list_kaldi(folder: str | Path) -> list[Entry]:
@@ -66,43 +48,6 @@ def list_kaldi(folder: str | Path) -> list[Entry]:
         )
         for name, entry in segments.items()
     ]
-
-
-def write_kaldi(folder: str | Path, utterances: Iterable[Utterance]) -> None:
-    """Write utterances as a Kaldi data folder, in the order of LC_ALL=C.
-
-    `segments` is always written, as an utterance may be any part of its file; a recording is named after its
-    first utterance. Utterances without a speaker are their own, as is Kaldi's custom. `text` is written if
-    any utterance has one. Kaldi also wants ids to start with the speaker's name; none is renamed for that.
-
-    Raises:
-        ManifestError: an id, a speaker or a path cannot stand in a Kaldi file.
-    """
-    folder = Path(folder)
-    ordered = sorted(utterances, key=lambda utterance: utterance.id.encode())
-    recordings: dict[Path, str] = {}
-    for utterance in ordered:
-        _check_name("id", utterance.id)
-        _check_name("speaker", utterance.speaker or utterance.id)
-        if re.search(r"[\r\n]|\|\s*$|^\s|\s$", str(utterance.path)):
-            raise ManifestError(f"{folder}: Kaldi cannot read a file named {str(utterance.path)!r}")
-        recordings.setdefault(utterance.path, utterance.id)
-
-    def segment(utterance: Utterance) -> str:
-        first = round(utterance.offset * utterance.sample_rate)
-        end = (first + utterance.num_samples) / utterance.sample_rate
-        return f"{recordings[utterance.path]} {utterance.offset} {end}"
-
-    _write_table(folder / "wav.scp", {name: str(path) for path, name in recordings.items()})
-    _write_table(folder / "segments", {utterance.id: segment(utterance) for utterance in ordered})
-    _write_table(folder / "utt2spk", {utterance.id: utterance.speaker or utterance.id for utterance in ordered})
-    if any(utterance.text for utterance in ordered):
-        _write_table(
-            folder / "text",
-            {utterance.id: _BLANKS.sub(" ", utterance.text or "").strip() for utterance in ordered},
-        )
-    else:
-        (folder / "text").unlink(missing_ok=True)
 
 
 def _read_table(path: Path) -> Table:
@@ -165,12 +110,3 @@ def _read_labels(path: Path, segments: dict[str, Entry], listed_in: Path) -> dic
         if name not in table:
             raise ManifestError(f"{listed_in}:{number}: utterance {name!r:.120} is missing in {path.name}")
     return {name: label for name, (label, _) in table.items()}
-
-
-def _check_name(what: str, name: str) -> None:
-    if not name or re.search(r"\s", name):
-        raise ManifestError(f"{what}: {name!r} cannot stand in a Kaldi file, where blanks separate fields")
-
-
-def _write_table(path: Path, table: dict[str, str]) -> None:
-    write_text(path, "".join(f"{key} {value}".rstrip(" ") + "\n" for key, value in table.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -11,10 +12,11 @@ from pathlib import Path
 from audiovq.audio.files import AudioSource
 from audiovq.data.manifest import Utterance, check_id
 from audiovq.errors import AudioError, ManifestError
+from audiovq.files import open_file
 from audiovq.text import watched
 
 _THREADS = 16  # Opening a file is waiting, most of all on network file systems.
-_MAX_LINE = 2**20  # Characters; a text of twenty hours.
+MAX_LINE = 2**20  # Characters; a text of twenty hours.
 _OVERSHOOT = 0.5  # Seconds by which a segment may end after its file, as in Kaldi's extract-segments.
 
 
@@ -115,13 +117,14 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         ManifestError: the file cannot be read, or a line is too long.
     """
     try:
-        with path.open(encoding="utf-8-sig") as file:  # A byte order mark is no part of the first word.
+        # A byte order mark is no part of the first word.
+        with io.TextIOWrapper(open_file(path), encoding="utf-8-sig") as file:
             for number in count(1):
-                line = file.readline(_MAX_LINE + 1)
+                line = file.readline(MAX_LINE + 1)
                 if not line:
                     return
-                if len(line) > _MAX_LINE:
-                    raise ManifestError(f"{path}:{number}: is longer than {_MAX_LINE} characters; is it a table?")
+                if len(line) > MAX_LINE:
+                    raise ManifestError(f"{path}:{number}: is longer than {MAX_LINE} characters; is it a table?")
                 yield number, line.strip(" \t\r\n")
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error

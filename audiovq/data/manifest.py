@@ -26,7 +26,7 @@ from typing import Any
 
 from audiovq.audio.files import AudioSource
 from audiovq.errors import AudioError, ManifestError
-from audiovq.files import atomic_path
+from audiovq.files import atomic_path, open_file
 from audiovq.text import escape
 
 _NUMBER, _INTEGER, _TEXT, _TEXT_OR_NULL = (int, float), (int,), (str,), (str, type(None))
@@ -223,9 +223,8 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance], folder: Pa
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, numbered from 1."""
-    opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rb") as file:
+        with open_file(path) as raw, gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw as file:
             for number in count(1):
                 line = file.readline(_MAX_LINE + 1)
                 if not line:

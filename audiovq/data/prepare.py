@@ -16,7 +16,7 @@ from audiovq.data.listing import Entry, LeftOut, Listing, open_entries
 from audiovq.data.manifest import Utterance, write_manifest
 from audiovq.data.splits import SPLITS, SplitBy, assign_splits, choose_split_by
 from audiovq.errors import ConfigError, ManifestError, OutputExistsError
-from audiovq.files import refuse_to_overwrite, sha256_of, write_json, write_text
+from audiovq.files import read_json, refuse_to_overwrite, sha256_of, write_json, write_text
 from audiovq.text import escape
 
 _SUMMARY = "summary.json"
@@ -88,7 +88,7 @@ def _check_output(output: Path, force: bool) -> None:
         refuse_to_overwrite(output / name, force)
     found = [name for name in _FILES if os.path.lexists(output / name)]
     try:
-        written = json.loads((output / _SUMMARY).read_text(encoding="utf-8"))["files"] if found else {}
+        written = read_json(output / _SUMMARY)["files"] if found else {}
         own = all(sha256_of(output / name) == written[name] for name in found if name != _SUMMARY)
     except (OSError, ValueError, KeyError, TypeError):
         own = False

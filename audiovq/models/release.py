@@ -31,6 +31,8 @@ PRETRAINED = Path(audiovq.__file__).parent / "pretrained"
 FORMATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
 """Number formats of a network's state, as safetensors calls them."""
 HALF = ("F16", "BF16")
+LARGEST_CONFIG = 1 << 22
+"""Bytes of a config: room for the names of a hundred thousand speakers."""
 
 Header = Mapping[str, tuple[list[int], str]]
 """Shape and number format of each tensor in a file."""
@@ -127,7 +129,7 @@ def _read_json(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{folder}: is no model folder, it has no {CONFIG}")
     try:
-        data = read_json(path)
+        data = read_json(path, LARGEST_CONFIG)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read as JSON ({error})") from error
     version = data.get("format_version") if isinstance(data, dict) else None

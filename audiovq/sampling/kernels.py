@@ -167,7 +167,7 @@ def exponential(x):
 
 @compiled
 @no_type_check
-def gate(gates, units):
+def gate_units(gates, units):
     """units [B, R] = tanh of gates [B, :R] times sigmoid of gates [B, R:2R]."""
     channels = units.shape[1]
     for item in range(len(units)):
@@ -182,7 +182,7 @@ def gate(gates, units):
 
 @compiled
 @no_type_check
-def draw(logits, number, temperature, top_k, top_p, weights):
+def draw_class(logits, number, temperature, top_k, top_p, weights):
     """`audiovq.sampling.base.sample` of one item and stream; `weights` [K] is written to; `top_k` 0: none."""
     largest, likeliest = logits[0], 0
     for k in range(1, len(logits)):
@@ -274,7 +274,7 @@ def step(weights, past, position, classes, conditions, logits):
             add(weights.output_biases[layer], state[item], state.shape[1])
         first += length
         multiply_add(weights.gates[layer], inputs, gates)
-        gate(gates, units)
+        gate_units(gates, units)
         multiply_add(weights.outputs[layer], units, state)
     skips = np.empty((batch, weights.hidden.shape[1]), np.float32)
     for item in range(batch):
@@ -329,7 +329,7 @@ def generate(weights, past, position, classes, uniforms, conditions, temperature
             for stream in range(streams):
                 number = uniforms[item, stream, t]
                 scores = logits[item, stream * count : (stream + 1) * count]
-                k = draw(scores, number, temperature, top_k, top_p, shares)
+                k = draw_class(scores, number, temperature, top_k, top_p, shares)
                 drawn[item, stream, t] = k
                 latest[item, stream] = k
         classes = latest

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from audiovq.errors import TokenError
-from audiovq.files import atomic_path
+from audiovq.files import atomic_path, open_file
 
 if TYPE_CHECKING:
     from jaxtyping import UInt16
@@ -67,7 +67,7 @@ def load_codes(path: str | Path) -> CodesFile:
     """
     path = Path(path)
     try:
-        with path.open("rb") as handle, zipfile.ZipFile(handle) as archive:
+        with open_file(path) as handle, zipfile.ZipFile(handle) as archive:
             sizes = {"codes": LARGEST, "num_samples": _FIELD, "sample_rate": _FIELD, "weights_sha256": _FIELD}
             if "model_codebooks.npy" in archive.namelist():
                 sizes["model_codebooks"] = _FIELD

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from audiovq.errors import TokenError
+from audiovq.files import open_file
 
 PLAN = "plan.json"
 SIDECARS = "_units"
@@ -108,6 +109,8 @@ class PlanRecord(PlanCounts):
 
 
 Record = TypeVar("Record")
+LARGEST_RECORD = 2**28
+"""Bytes of a record: a plan of tens of millions of utterances."""
 
 
 def read_record(path: Path, schema: type[Record]) -> Record:
@@ -116,10 +119,18 @@ def read_record(path: Path, schema: type[Record]) -> Record:
     Raises:
         TokenError: the file is missing or damaged.
     """
+    return parse_record(_read(path), schema, str(path))
+
+
+def _read(path: Path) -> bytes:
     try:
-        return parse_record(path.read_bytes(), schema, str(path))
+        with open_file(path) as file:
+            data = file.read(LARGEST_RECORD + 1)
     except OSError as error:
         raise TokenError(f"{path}: cannot be read ({error.strerror})") from error
+    if len(data) > LARGEST_RECORD:
+        raise TokenError(f"{path}: expected at most {LARGEST_RECORD} bytes, found more; is it damaged?")
+    return data
 
 
 def parse_record(text: str | bytes, schema: type[Record], source: str) -> Record:
@@ -142,5 +153,5 @@ def read_rejected(folder: Path) -> list[Rejected]:
     if not path.exists():
         return []
     # Not splitlines: an id may hold what Unicode, but not JSON lines, takes for the end of a line.
-    lines = path.read_bytes().split(b"\n")
+    lines = _read(path).split(b"\n")
     return [parse_record(line, Rejected, f"{path}:{i}") for i, line in enumerate(lines, start=1) if line]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from audiovq.errors import ManifestError, TokenError
-from audiovq.files import atomic_path
+from audiovq.files import atomic_path, open_file
 
 if TYPE_CHECKING:
     from jaxtyping import UInt16
@@ -134,6 +134,7 @@ def open_shard(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
+        open_file(path).close()  # Arrow would wait for a pipe.
         # As bytes: Arrow takes a name for UTF-8 otherwise.
         file = pq.ParquetFile(pa.OSFile(os.fsencode(path)), page_checksum_verification=True)
         found = ", ".join(f"{field.name} {field.type}" for field in file.schema_arrow)

@@ -175,7 +175,7 @@ def _check_sidecars(tokens: TokenSet, content: Content, result: Verification) ->
         result.problems.append(f"{folder}: is missing; whether shards are as they were written cannot be told")
         return
     sidecars = {path.stem: path for path in sorted(folder.glob("[!.]*.json")) if path.name != PLAN}
-    hashes = {shard.stem: sha256_of(shard) for shard in tokens.shards}
+    hashes = {shard.stem: _hash(shard) for shard in tokens.shards}
     for name in sorted(sidecars.keys() | hashes.keys()):
         shard = tokens.folder / f"{name}.parquet"
         if name not in sidecars:
@@ -204,6 +204,13 @@ def _check_sidecars(tokens: TokenSet, content: Content, result: Verification) ->
     if (tokens.folder / SUMMARY).exists() and not result.problems:  # Otherwise they tell why.
         _check_sums(tokens, records, plan, digest, result)
     result.checked.append(f"digest {digest}")
+
+
+def _hash(shard: Path) -> str:
+    try:
+        return sha256_of(shard)
+    except OSError:  # Told already, when its rows were read.
+        return "not known"
 
 
 def _check_sums(

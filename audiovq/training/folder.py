@@ -17,10 +17,10 @@ from accelerate import Accelerator
 from audiovq.config import TrainingConfig
 from audiovq.devices import choose_device, use_device
 from audiovq.errors import CheckpointError, ConfigError, OutputExistsError
-from audiovq.files import read_json, remove_stale_partials, write_text
+from audiovq.files import open_file, read_json, remove_stale_partials, write_text
 from audiovq.models import release
 from audiovq.training.log import is_log_line
-from audiovq.training.state import is_state, read_record
+from audiovq.training.state import is_state, read_run_record
 
 STATE, CONFIG, METRICS, RELEASE, BOARD, LOCK = (
     *("state.safetensors", "config.yaml", "metrics.jsonl", "release", "tensorboard", ".lock"),
@@ -109,7 +109,7 @@ def check_same_run(output: Path, record: Mapping[str, Any]) -> None:
         ConfigError: names the first setting that differs.
         CheckpointError: the state is damaged.
     """
-    found = read_record(output / STATE)
+    found = read_run_record(output / STATE)
     before, now = flatten(found["config"]), flatten(record["config"])
     remedy = "choose another --output, or add --force to start anew"
     for name in sorted((before.keys() | now.keys()) - MAY_CHANGE):
@@ -210,14 +210,14 @@ def _is_config(path: Path) -> bool:
 def _begun_here(folder: Path) -> bool:
     """Whether the settings in a folder say that audiovq wrote them there."""
     try:
-        with (folder / CONFIG).open("rb") as file:
+        with open_file(folder / CONFIG) as file:
             return file.read(len(HEADER)) == HEADER.encode()
     except OSError:
         return False
 
 
 def _is_log(path: Path) -> bool:
-    with path.open("rb") as file:
+    with open_file(path) as file:
         first = file.readline()
     return not first or is_log_line(first) or path.with_name(CONFIG).exists()
 

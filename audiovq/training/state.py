@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from audiovq.errors import CheckpointError
-from audiovq.files import atomic_path
+from audiovq.files import atomic_path, open_file
 
 FORMAT = "2"
 
@@ -56,7 +56,7 @@ def save_state(path: str | Path, parts: Mapping[str, Any], progress: Progress, r
         temporary.write_bytes(save(tensors, metadata))
 
 
-def read_record(path: str | Path) -> dict[str, dict[str, Any]]:
+def read_run_record(path: str | Path) -> dict[str, dict[str, Any]]:
     """The record that a state was written with: `config` and `data`.
 
     Raises:
@@ -121,6 +121,7 @@ _REMEDY = "choose another --output, or add --force to start anew"
 
 def _open(path: Path) -> Any:
     try:
+        open_file(path).close()  # A pipe would be waited for.
         return safe_open(path, "pt")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(

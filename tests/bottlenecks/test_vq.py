@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from audiovq.bottlenecks import vq
 from audiovq.bottlenecks.base import count_codes, perplexity
-from audiovq.bottlenecks.vq import VectorQuantizer, draw, kmeans, nearest
+from audiovq.bottlenecks.vq import VectorQuantizer, draw_rows, kmeans, nearest
 from audiovq.config import VQConfig
 
 PLAIN = {"code_dim": None, "normalize": False}
@@ -277,7 +277,7 @@ def test_kmeans_lowers_the_error_and_its_centres_are_means():
     corners = torch.tensor([[0.0, 0.0], [0.0, 9.0], [9.0, 0.0], [9.0, 9.0]])
     z = (corners[:, None] + torch.randn(4, 50, 2)).reshape(-1, 2)
     torch.manual_seed(3)
-    start = draw(z, 4)
+    start = draw_rows(z, 4)
     torch.manual_seed(3)
     centres = kmeans(z, 4)
     assert torch.cdist(z, centres).amin(1).mean() < torch.cdist(z, start).amin(1).mean()
@@ -288,7 +288,7 @@ def test_kmeans_lowers_the_error_and_its_centres_are_means():
 
 @pytest.mark.parametrize("rows", [1, 2, 7])
 def test_fewer_latents_than_codes_still_give_different_codes(rows):
-    drawn = draw(torch.randn(rows, 3), 16)
+    drawn = draw_rows(torch.randn(rows, 3), 16)
     assert drawn.shape == (16, 3)
     assert len(drawn.unique(dim=0)) == 16
 

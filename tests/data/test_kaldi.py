@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from audiovq.data.kaldi import list_kaldi, read_kaldi, write_kaldi
+from audiovq.data.kaldi import list_kaldi
 from audiovq.data.listing import open_entries
 from audiovq.data.manifest import Utterance
-from audiovq.errors import ManifestError
+from audiovq.errors import AudioError, ManifestError
 
 RATE = 22050
 
@@ -36,37 +34,9 @@ def write_files(folder: Path, **files: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("text", [None, "Please call Stella."])
-def test_what_is_written_is_read_back(tmp_path, audio, text):
-    other = audio.with_name("b.wav")
-    other.write_bytes(audio.read_bytes())
-    utterances = [
-        segment("s1-1", audio, 0, 3 * RATE, speaker="s1", text=text),
-        segment("s1-2", audio, 12347, 1001, speaker="s1"),
-        segment("s2-1", other, 3 * RATE - 1, 1),
-    ]
-    write_kaldi(tmp_path / "kaldi", reversed(utterances))
-    assert read_kaldi(tmp_path / "kaldi") == utterances
-    assert (tmp_path / "kaldi/text").exists() == (text is not None)
-
-
-def test_files_are_sorted_as_kaldi_wants_them(tmp_path, audio):
-    names = ["a-1", "a", "B", "ü", "a1", "Z", "a_1"]
-    known = {"speaker": "s", "text": "hello"}
-    write_kaldi(tmp_path / "kaldi", [segment(name, audio, i, 100, **known) for i, name in enumerate(names)])
-    for file in ("wav.scp", "segments", "utt2spk", "text"):
-        keys = [line.split()[0] for line in (tmp_path / "kaldi" / file).read_text().splitlines()]
-        wanted = subprocess.run(
-            ["sort"], input="\n".join(keys), text=True, env={"LC_ALL": "C"}, capture_output=True, check=True
-        )
-        assert keys == wanted.stdout.split()
-    assert len(keys) == len(names)
-
-
-def test_a_stale_text_file_does_not_survive(tmp_path, audio):
-    write_kaldi(tmp_path / "kaldi", [segment("a", audio, 0, 100, text="old")])
-    write_kaldi(tmp_path / "kaldi", [segment("b", audio, 0, 100)])
-    assert [item.id for item in read_kaldi(tmp_path / "kaldi")] == ["b"]
+def read_kaldi(folder: Path) -> list[Utterance]:
+    """The utterances, their audio opened."""
+    return [entry.open() for entry in list_kaldi(folder)]
 
 
 def test_without_segments_an_utterance_is_a_whole_file(tmp_path, audio):
@@ -92,7 +62,7 @@ def test_segments_may_end_with_their_file_or_a_little_later(tmp_path, audio, end
 @pytest.mark.parametrize(("start", "end"), [("1", "3.6"), ("3.1", "-1"), ("1", "1.00001")])
 def test_segments_outside_their_file_are_refused(tmp_path, audio, start, end):
     folder = write_files(tmp_path / "k", wav_scp=f"r {audio}\n", segments=f"u r {start} {end}\n")
-    with pytest.raises(ManifestError, match=r"1 utterances cannot be used, the first of them u: .* lies outside"):
+    with pytest.raises(AudioError, match="lies outside"):
         read_kaldi(folder)
 
 
@@ -138,21 +108,6 @@ def test_text_that_is_not_utf8_is_named(tmp_path):
     (folder / "text").write_bytes(b"a gr\xfc\xdfe\n")
     with pytest.raises(ManifestError, match="text: is not UTF-8"):
         list_kaldi(folder)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"id": "a b"}, "id: 'a b' cannot stand in a Kaldi file"),
-        ({"speaker": "John Doe"}, "speaker: 'John Doe' cannot stand in a Kaldi file"),
-        ({"path": Path("/audio/run me |")}, "Kaldi cannot read a file named"),
-        ({"path": Path("/audio/a\nb.wav")}, "Kaldi cannot read a file named"),
-    ],
-)
-def test_what_kaldi_would_misread_is_not_written(tmp_path, audio, change, message):
-    with pytest.raises(ManifestError, match=message):
-        write_kaldi(tmp_path / "kaldi", [replace(segment("a", audio, 0, 100), **change)])
-    assert not (tmp_path / "kaldi").exists()
 
 
 def test_a_byte_order_mark_is_no_part_of_an_id(tmp_path):

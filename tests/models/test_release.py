@@ -280,6 +280,32 @@ def test_a_config_of_very_many_layers_is_refused_before_they_are_built(release, 
     refuses(release, r"asks for more than \d+ tensors|decoder.layers")
 
 
+ENDLESS = [
+    ("bottleneck", {"type": "fsq", "levels": [2] * 10**5}, "bottleneck.levels"),
+    ("bottleneck", {"type": "residual", "num_codebooks": 2, "codebook_size": [8] * 10**5}, "bottleneck.codebook_size"),
+    ("encoder", {"channels": [1], "strides": [2] * 10**5, "dilations": [[]]}, "encoder.strides"),
+    ("encoder", {"channels": [1], "strides": [], "dilations": [[1] * 10**5]}, "encoder.dilations"),
+    ("encoder", {"channels": [1], "strides": [], "dilations": [[2**20]]}, "encoder.dilations"),
+    ("encoder", {"type": "spectral", "bands": 20_000}, "encoder.bands"),
+    ("encoder", {"type": "spectral", "window": 2**20}, "encoder.window"),
+    ("decoder", {"type": "istft", "look_ahead": 10**6}, "decoder.look_ahead"),
+]
+"""Settings that no tensor of a file contradicts, or that take memory and time before any is looked at."""
+
+
+@pytest.mark.parametrize(("part", "settings", "name"), ENDLESS, ids=[name for _, _, name in ENDLESS])
+def test_settings_without_measure_are_refused_by_name(release, part, settings, name):
+    config = json.loads((release / "config.json").read_text())
+    edit_config(release, model={**config["model"], part: settings})
+    refuses(release, name)
+
+
+def test_a_config_of_many_megabytes_is_refused_unread(release):
+    with (release / "config.json").open("ab") as file:
+        file.truncate(2**23)
+    refuses(release, "config.json: cannot be read as JSON .expected at most")
+
+
 @pytest.mark.parametrize("text", ["[" * 10**6, '{"a": 1, "a": 2}', '{"a": NaN}', "9" * 5000, '{"format_version": []}'])
 def test_json_that_is_strange(release, text):
     (release / "config.json").write_text(text)

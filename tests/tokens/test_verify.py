@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterable
@@ -151,8 +152,9 @@ def test_a_shard_that_cannot_be_read_is_one_problem_of_many(folder):
     whole = shard.read_bytes()
     (folder / "a.parquet").write_bytes(whole[:500])
     (folder / "b.parquet").write_bytes(whole[:50] + bytes(50) + whole[100:])
+    os.mkfifo(folder / "c.parquet")  # Nobody writes into it.
     found = problems(folder)
-    for name in ("a", "b"):
+    for name in ("a", "b", "c"):
         assert any(line.startswith(f"{folder / name}.parquet: is no token shard or is damaged") for line in found)
     assert all("\n" not in line for line in found)
 

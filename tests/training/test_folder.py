@@ -18,7 +18,7 @@ from audiovq.errors import AudioVQError, CheckpointError, ConfigError, ManifestE
 from audiovq.training import folder as run_folder
 from audiovq.training.autoencoder import train_autoencoder
 from audiovq.training.folder import lock_folder, start_accelerator
-from audiovq.training.state import read_record
+from audiovq.training.state import read_run_record
 
 
 def content(folder) -> dict:
@@ -109,7 +109,7 @@ def test_force_removes_the_remains_of_a_state_from_a_run(experiment, tmp_path, g
         train_autoencoder(experiment(training={"steps": 1}), tmp_path, "cpu")
     assert state.read_bytes() == garbage
     assert train_autoencoder(experiment(training={"steps": 1}), tmp_path, "cpu", force=True).step == 1
-    assert read_record(state)["config"]["training"]["steps"] == 1
+    assert read_run_record(state)["config"]["training"]["steps"] == 1
 
 
 def test_force_removes_no_weights_of_others_from_a_run(experiment, tmp_path):

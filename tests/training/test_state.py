@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from audiovq.errors import CheckpointError
-from audiovq.training.state import Progress, load_state, read_record, save_state
+from audiovq.training.state import Progress, load_state, read_run_record, save_state
 
 
 def parts(width: int = 3, steps: int = 0) -> dict:
@@ -41,7 +41,7 @@ def test_a_loaded_state_goes_on_as_the_saved_one(tmp_path):
     save_state(tmp_path / "state", saved, Progress(3, {"loss": 0.25}), record)
     progress = load_state(tmp_path / "state", loaded)
     assert (progress.step, progress.best_loss) == (3, 0.25)
-    assert read_record(tmp_path / "state") == record
+    assert read_run_record(tmp_path / "state") == record
     assert torch.equal(advance(loaded), advance(saved))
     assert not torch.equal(advance(parts()), advance(saved))
 
@@ -79,7 +79,7 @@ class Trap:
 def test_a_pickle_is_refused_and_not_run(tmp_path, protocol):
     path, sprung = tmp_path / "state", tmp_path / "sprung"
     path.write_bytes(pickle.dumps(Trap(sprung), protocol))
-    for read in (lambda: load_state(path, parts()), lambda: read_record(path)):
+    for read in (lambda: load_state(path, parts()), lambda: read_run_record(path)):
         with pytest.raises(CheckpointError, match=r"state: is no training state or is damaged"):
             read()
     assert not sprung.exists()
@@ -104,7 +104,7 @@ def test_tensors_that_are_no_training_state_are_refused(tmp_path):
     for metadata in (None, {"progress": "{", "format": "2"}):
         save_file({"weight": torch.ones(2)}, tmp_path / "weights", metadata)
         with pytest.raises(CheckpointError, match=r"weights: is no training state .*: it does not say its record"):
-            read_record(tmp_path / "weights")
+            read_run_record(tmp_path / "weights")
 
 
 def test_the_state_of_another_model_is_refused_in_one_line(tmp_path):
@@ -166,4 +166,4 @@ def test_a_state_that_is_not_whole_is_refused_in_one_line(tmp_path, change, mess
 def test_a_damaged_record_is_refused_in_one_line(tmp_path, record):
     path = damaged(tmp_path / "state", lambda _, metadata: metadata.update(record=record))
     with pytest.raises(CheckpointError, match="damaged"):
-        read_record(path)
+        read_run_record(path)
