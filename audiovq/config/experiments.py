@@ -139,13 +139,19 @@ class TrainingConfig(Schema):
     """Utterances of the validation data that are used, evenly spread over them."""
 
 
+Part = Literal["encoder", "bottleneck", "decoder"]
+"""A part of an autoencoder."""
+
+
 class AutoencoderTrainingConfig(TrainingConfig):
     """Training of an autoencoder, from the start or from a released one."""
 
     init_from: str | None = None
-    """Release to start from, a folder or `organisation/name` on the Hugging Face Hub, of the same model config.
-    Speakers that the config leaves out are the release's. None: from random weights."""
-    freeze: list[Literal["encoder", "bottleneck", "decoder"]] = Field(default=[])
+    """Release of the same model config to start from: a model that comes with audiovq, a folder or `organisation/name` on
+    the Hugging Face Hub. Speakers that the config leaves out are the release's. None: from random weights."""
+    init_parts: list[Part] = Field(default=["encoder", "bottleneck", "decoder"], min_length=1)
+    """Parts that start as they are in the release; others start from random weights, and may be of another config."""
+    freeze: list[Part] = Field(default=[])
     """Parts that stay as they are, statistics included; gradients pass through them."""
 
 

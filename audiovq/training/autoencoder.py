@@ -73,7 +73,8 @@ def train_autoencoder(
         from audiovq.training.adversarial import AdversarialTask as kind
     task = kind(config, train, valid, accelerator, Path(output) / RELEASE)
     if start is not None:
-        task.model.load_state_dict(start[1].state_dict())
+        for name in config.training.init_parts:
+            task.model.get_submodule(name).load_state_dict(start[1].get_submodule(name).state_dict())
     data = {f"data.{name}": list(map(manifest_digest, part)) for name, part in (("train", train), ("valid", valid))}
     with open_run(output, {"config": config.model_dump(mode="json"), "data": data}, accelerator, force) as folder:
         return fit(accelerator, task, config.training, folder)
@@ -270,17 +271,19 @@ def read_start(config: ExperimentConfig, start: str) -> tuple[ExperimentConfig, 
 
 
 def check_same_model(config: ExperimentConfig, found: AutoencoderConfig) -> None:
-    """Refuse to start from a release of another model.
+    """Refuse to start from parts of another model.
 
     Raises:
         ConfigError: names the first setting that differs.
     """
-    theirs, ours = flatten(found.model_dump(mode="json")), flatten(config.model_part().model_dump(mode="json"))
+    others = {"encoder", "bottleneck", "decoder"} - {*config.training.init_parts}
+    theirs, ours = (flatten(model.model_dump(mode="json", exclude=others)) for model in (found, config.model_part()))
     for name in [*theirs, *(name for name in ours if name not in theirs)]:
         if theirs.get(name) != ours.get(name):
             raise ConfigError(
                 f"training.init_from: {config.training.init_from} has {name} = {theirs.get(name)!r}, the config "
-                f"{ours.get(name)!r}; a run starts from a release of the same model"
+                f"{ours.get(name)!r}; a run starts from a release of the same model, or from those of its parts "
+                "(training.init_parts) that are the same"
             )
 
 

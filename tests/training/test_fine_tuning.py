@@ -49,6 +49,16 @@ def test_a_run_starts_with_the_release_s_weights(experiment, start, tmp_path):
         torch.testing.assert_close(after[name], tensor, atol=1e-6, rtol=0)
 
 
+def test_parts_that_are_not_named_start_anew_and_may_be_of_another_config(experiment, start, tmp_path):
+    options = {"steps": 1, "learning_rate": 1e-12, "init_from": str(start), "init_parts": ["encoder", "decoder"]}
+    train_autoencoder(experiment(bottleneck={"codebook_size": 8}, training=options), tmp_path / "run", "cpu")
+    before, after = load_file(start / "model.safetensors"), load_file(tmp_path / "run/release/model.safetensors")
+    assert after["bottleneck.codebook"].shape[0] == 8
+    for name in before:
+        if not name.startswith("bottleneck."):
+            torch.testing.assert_close(after[name], before[name], atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("section", "values", "message"),
     [
