@@ -147,8 +147,8 @@ class AutoencoderTrainingConfig(TrainingConfig):
     """Training of an autoencoder, from the start or from a released one."""
 
     init_from: str | None = None
-    """Release of the same model config to start from: a model that comes with audiovq, a folder or `organisation/name` on
-    the Hugging Face Hub. Speakers that the config leaves out are the release's. None: from random weights."""
+    """Release of the same model config to start from: a model that comes with audiovq, a folder or `organisation/name`
+    on the Hugging Face Hub. Speakers that the config leaves out are the release's. None: from random weights."""
     init_parts: list[Part] = Field(default=["encoder", "bottleneck", "decoder"], min_length=1)
     """Parts that start as they are in the release; others start from random weights, and may be of another config."""
     freeze: list[Part] = Field(default=[])
