@@ -83,6 +83,10 @@ def decode_files(tokenizer: AudioTokenizer, jobs: Iterable[FileJob], speaker: st
     def decode(job: FileJob) -> None:
         file = load_codes(job.source)
         require_same_model(file.weights_sha256, tokenizer, job.source)
+        if file.sample_rate != tokenizer.sample_rate:
+            raise TokenError(
+                f"{job.source}: is damaged: says {file.sample_rate} Hz, its model is one of {tokenizer.sample_rate} Hz"
+            )
         try:
             tokenizer.decode_to_file(file.codes, job.target, file.num_samples, speaker=speaker)
         except TokenError as error:
