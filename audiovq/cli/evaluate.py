@@ -76,6 +76,7 @@ def evaluate_command(
     tokenizer = AudioTokenizer.from_pretrained(model, device)
     panel = load_judges(filter(None, judges.split(",")), wer_model, wer_language)
     evaluation = evaluate(tokenizer, utterances, model, str(manifest), examples, judges=panel, num_codebooks=codebooks)
+    check_report_folder(output, force)  # Once more: another evaluation may have come meanwhile.
     page = write_report(evaluation, output)
     say(*format_table(evaluation).split("\n"))
     say(f"page: {page}")
