@@ -64,15 +64,18 @@ def tokenize_command(
         float | None,
         typer.Option(
             min=0.1,
+            max=1e9,
             help="Seconds of audio in a batch.  [default: what the device encodes at a time, 5 on a CPU, else 60]",
         ),
     ] = None,
     max_seconds: Annotated[
-        float | None, typer.Option(min=0, help="Reject longer utterances.  [default: no limit]")
+        float | None, typer.Option(min=0, max=1e9, help="Reject longer utterances.  [default: no limit]")
     ] = None,
     unit_seconds: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Seconds of audio in a Parquet shard.  [default: a 64th of all, but 300 to 3600]"),
+        typer.Option(
+            min=0.1, max=1e9, help="Seconds of audio in a Parquet shard.  [default: a 64th of all, but 300 to 3600]"
+        ),
     ] = None,
     codebooks: Codebooks = None,
     device: Device = "auto",

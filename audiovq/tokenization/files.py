@@ -39,7 +39,7 @@ def plan_files(
     for given in inputs:
         for source in find(given) if given.is_dir() else [given]:
             relative = source.relative_to(given) if given.is_dir() else Path(source.name)
-            # Of a tar nothing is made, and it is in the way of no other file.
+            # A tar is only refused. It keeps its suffix here, so that it does not stand in the way of another file.
             name = relative.name if is_tar(source) else relative.stem
             target = output / relative.with_name(name + suffix)
             if target in jobs:

@@ -261,6 +261,15 @@ def test_a_warning_is_one_line_on_stderr(run, model, tmp_path):
     assert line.startswith(f"audiovq: warning: {tmp_path / 'a.wav'}: does not say how long it is; ")
 
 
+@pytest.mark.parametrize("option", ["--batch-seconds", "--max-seconds", "--unit-seconds"])
+@pytest.mark.parametrize("value", ["inf", "nan", "-1"])
+def test_times_that_no_plan_can_hold_are_usage_errors(run, model, tmp_path, option, value):
+    code, _, err = run("tokenize", model, tmp_path, "-o", tmp_path / "codes", option, value)
+    assert code == 2
+    assert f"Invalid value for '{option}'" in err
+    assert not (tmp_path / "codes").exists()
+
+
 @pytest.mark.parametrize("shard", ["9" * 5000 + "/2", "0/" + "9" * 5000, "\u0661/\u0662", "3/2", "0/0", "-1/2"])
 def test_a_part_that_there_cannot_be_is_a_usage_error(run, model, tmp_path, shard):
     code, _, err = run("tokenize", model, tmp_path, "-o", tmp_path / "codes", "--shard", shard)
