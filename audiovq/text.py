@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -12,6 +13,8 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 60, 60, 
 
 
 T = TypeVar("T")
+warned: set[str] = set()
+"""Kinds of warnings that this process, or the command that it runs, has given."""
 
 
 def printable(text: str) -> str:
@@ -42,6 +45,13 @@ def watched(items: Iterable[T], title: str, total: int | None = None) -> Iterabl
 
     hidden = not sys.stderr.isatty()
     return track(items, title, total, console=Console(stderr=True), transient=True, disable=hidden)
+
+
+def warn_once(kind: str, message: str) -> None:
+    """Warn, unless this has been told of something of the same kind."""
+    if kind not in warned:
+        warned.add(kind)
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
 def shown(value: Any) -> str:

@@ -1,13 +1,14 @@
 """Whether a file holds all that its own headers promise: no decoder says so of every format.
 
-Only headers are read. A format that promises nothing, or a writer that could not know the length (it wrote to a pipe),
-cannot be seen to be cut.
+Only headers are read, but for Ogg. A format that promises nothing, or a writer that could not know the length (it wrote
+to a pipe), cannot be seen to be cut; see `audiovq.audio.decoding.warn_of_open_end`.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+import zlib
 from collections.abc import Callable
 from typing import BinaryIO
 
@@ -17,6 +18,15 @@ UNKNOWN = 0x7FFF0000
 _ASF = bytes.fromhex("3026b2758e66cf11")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
 _XING = re.compile(rb"\xff[\xe0-\xff]..(?:.{9}|.{17}|.{32})(?:Xing|Info)\0\0\0[\1\3\5\7\x09\x0b\x0d\x0f](....)", re.S)
+_MATROSKA_SEGMENT, _MATROSKA_CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
+_MATROSKA_PARTS = {
+    *(_MATROSKA_SEGMENT, _MATROSKA_CLUSTER, b"\x1aE\xdf\xa3", b"\x11M\x9bt", b"\x15I\xa9f", b"\x16T\xaek"),
+    *(b"\x1cS\xbbk", b"\x12T\xc3g", b"\x10C\xa7p", b"\xec", b"\xbf", b"\xe7", b"\xa3", b"\xa0", b"\xab", b"\xa7"),
+}
+"""Elements of a segment and of its clusters (RFC 9559)."""
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_NO_SIZES = ("IRCAM", "PAF", "PVF", "RAW", "XI")
+"""Formats, as libsndfile calls them, in which sound goes on to the end of the file."""
 _LOG = re.compile(r"^ *(?:data|SSND|BODY|Data Size|Data length|riff|Riff size)[ :]+(\d+) \(?should be (\d+)\)?", re.M)
 
 
@@ -38,10 +48,21 @@ def missing_in_log(log: str, frames: int) -> str | None:
     return "its last block is cut" if "Seems to be a truncated file." in log else None
 
 
+def has_open_end(format: str, log: str) -> bool:
+    """Whether a file that libsndfile reads does not say where it ends.
+
+    Args:
+        format: libsndfile's name of it.
+        log: `SoundFile.extra_info`.
+    """
+    wide = "ds64" in log or re.search(r"^riff :", log, re.M)
+    return format in _NO_SIZES or any(int(match[1]) >= UNKNOWN and not wide for match in _LOG.finditer(log))
+
+
 def missing_in_file(file: BinaryIO, size: int) -> str | None:
     """What is missing of a file of `size` bytes, as the headers of its container tell."""
     file.seek(0)
-    head = file.read(12)
+    head = file.read(26)
     if head[:4] == b"OggS":
         return walk_ogg(file, size)[1]
     if head[:7] == b"NIST_1A":
@@ -53,7 +74,9 @@ def missing_in_file(file: BinaryIO, size: int) -> str | None:
     elif head[:4] in (b"RIFF", b"FORM"):
         missing = _walk(file, size, 12, _riff_size if head[:4] == b"RIFF" else _form_size)
     elif head[:4] == b"\x1aE\xdf\xa3":
-        missing = _matroska_end(file) - size
+        missing = _matroska_end(file, size)[0] - size
+    elif head[:19] == b"Creative Voice File":
+        missing = _walk(file, size, int.from_bytes(head[20:22], "little"), _voc_size)
     elif head[:8] == _ASF:
         missing = _asf_end(file) - size
     else:
@@ -87,18 +110,45 @@ def walk_ogg(file: BinaryIO, size: int) -> tuple[int, str | None]:
     return streams, "the page that ends it is missing" if numbers else None
 
 
-def missing_in_mp3(file: BinaryIO, first: int, packets: int, last: bytes) -> str | None:
+def wrong_ogg_page(file: BinaryIO, size: int) -> int | None:
+    """Where the first page of an Ogg file with a wrong checksum (RFC 3533) begins; decoders leave such pages out."""
+    position = 0
+    while position + 27 <= size:
+        file.seek(position)
+        head = file.read(27)
+        if head[:4] != b"OggS":
+            return None
+        table = file.read(head[26])
+        page = head[:22] + bytes(4) + head[26:] + table + file.read(sum(table))
+        # zlib's checksum is the same with all bits in the other order, but begins and ends inverted.
+        found = zlib.crc32(page.translate(_MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+        if found != int.from_bytes(head[22:26].translate(_MIRRORED), "big"):
+            return position
+        position += len(page)
+    return None
+
+
+def says_where_it_ends(file: BinaryIO, size: int) -> bool:
+    """Whether a Matroska or WebM file gives its size; one that was sent while it was made does not."""
+    return _matroska_end(file, size)[1]
+
+
+def xing_frames(file: BinaryIO, first: int) -> int | None:
+    """How many frames an MP3 has, by the Xing frame that precedes the first frame of sound; None: there is none."""
+    file.seek(max(0, first - 2048))
+    match = _XING.search(file.read(min(first, 2048)))
+    return struct.unpack(">I", match[1])[0] if match else None
+
+
+def missing_in_mp3(promised: int | None, packets: int, last: bytes) -> str | None:
     """What is missing of an MP3: frames that its Xing frame counts, or the end of its last frame.
 
     Args:
-        first: where the first frame of sound begins; a Xing frame precedes it.
+        promised: see `xing_frames`.
         packets: frames that were found.
         last: the last of them.
     """
-    file.seek(max(0, first - 2048))
-    before = file.read(min(first, 2048))
-    match = _XING.search(before)
-    if match and packets < (promised := struct.unpack(">I", match[1])[0]):
+    if promised is not None and packets < promised:
         return f"{promised - packets} of its {promised} frames are missing"
     missing = _mp3_frame_size(last[:4]) - len(last)
     return f"{missing} bytes of its last frame are missing" if missing > 0 else None
@@ -138,6 +188,10 @@ def _form_size(head: bytes) -> int:
     return 8 + size + (size % 2 and head[:4] != b"SSND")
 
 
+def _voc_size(head: bytes) -> int | None:
+    return 4 + int.from_bytes(head[1:4], "little") if head[0] else None
+
+
 def _nist_end(file: BinaryIO) -> int:
     file.seek(0)
     text = file.read(1024).decode("ascii", "replace")
@@ -150,20 +204,28 @@ def _nist_end(file: BinaryIO) -> int:
     return int(header[1]) + count * width * channels
 
 
-def _matroska_end(file: BinaryIO) -> int:
-    """Where the segment of a Matroska or WebM file ends; 0: it does not say."""
+def _matroska_end(file: BinaryIO, size: int) -> tuple[int, bool]:
+    """Where the last element of a Matroska or WebM file ends (0: nothing says it), and whether its segment has a size.
+
+    A segment or cluster that was sent while it was made has none; so what is in it is looked at.
+    """
     position = 0
-    for _ in range(3):  # The header, perhaps something void, the segment.
+    while position < size:
         file.seek(position)
         head = file.read(12).ljust(12, b"\0")
-        width = 9 - head[4].bit_length()
-        bits = int.from_bytes(head[4 : 4 + width], "big") & ((1 << 7 * width) - 1)
-        if width > 8 or bits == (1 << 7 * width) - 1:
-            return 0
-        position += (1 if head[0] == 0xEC else 4) + width + bits
-        if head[:4] == b"\x18S\x80g":
-            return position
-    return 0
+        name = head[: 9 - head[0].bit_length()]
+        width = 9 - head[len(name)].bit_length()
+        if name not in _MATROSKA_PARTS or width > 8:
+            return 0, False
+        bits = int.from_bytes(head[len(name) :][:width], "big") & ((1 << 7 * width) - 1)
+        position += len(name) + width
+        if bits != (1 << 7 * width) - 1:
+            position += bits
+            if name == _MATROSKA_SEGMENT:
+                return position, True
+        elif name not in (_MATROSKA_SEGMENT, _MATROSKA_CLUSTER):
+            return 0, False
+    return position, False
 
 
 def _asf_end(file: BinaryIO) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from audiovq.errors import AudioError
-from audiovq.text import printable
+from audiovq.text import printable, warn_once
 
 Span = tuple[int, int]
 """First byte and number of bytes of an audio file that lies within another file, such as a tar."""
@@ -156,6 +156,12 @@ def check_header(path: Path, sample_rate: int, channels: int) -> None:
         raise AudioError(f"{path}: its sample rate is {sample_rate} Hz, expected {limits}; is the file damaged?")
     if not 1 <= channels <= MAX_CHANNELS:
         raise AudioError(f"{path}: has {channels} channels, expected 1 to {MAX_CHANNELS}; is the file damaged?")
+
+
+def warn_of_open_end(path: Path) -> None:
+    """Warn, once a process, that a file does not say where it ends, so that nobody can see whether its end is there."""
+    hint = "whether its end is missing cannot be told, nor of other such files"
+    warn_once("open end", f"{path}: does not say how long it is; {hint}")
 
 
 def unusable(path: Path, error: OSError | ValueError) -> Exception:

@@ -1,4 +1,4 @@
-"""Reading and writing audio files, spectrograms and mu-law; the only module that touches audio files.
+"""Audio files: finding them in folders, reading them piece by piece as one mono signal, and writing them.
 
 torch is imported when a function first needs it, so that commands which only read headers start at once.
 """

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from audiovq.audio.completeness import missing_in_file, missing_in_log, walk_ogg
-from audiovq.audio.decoding import BLOCK, AudioDecoder, FilePart, Place, check_header, reason
+from audiovq.audio.completeness import has_open_end, missing_in_file, missing_in_log, walk_ogg, wrong_ogg_page
+from audiovq.audio.decoding import BLOCK, AudioDecoder, FilePart, Place, check_header, reason, warn_of_open_end
 from audiovq.errors import AudioError
 
 MOST_IN_A_BYTE = 2**13
@@ -113,6 +113,8 @@ class SoundDecoder(AudioDecoder):
         path, file = self._place.path, self._file
         if file.format == "MP3" or "MPEG" in file.subtype or not 0 <= file.frames < _UNKNOWN_LENGTH:
             raise NotReadError("its length is unknown")
+        if file.format == "VOC":
+            raise NotReadError("libsndfile takes the headers of its blocks for sound")
         check_header(path, file.samplerate, file.channels)
         missing = missing_in_log(file.extra_info, file.frames)
         if file.format in ("NIST", "OGG"):
@@ -126,6 +128,8 @@ class SoundDecoder(AudioDecoder):
             raise AudioError(f"{path}: is truncated: {missing}")
         if file.frames > self._place.size * MOST_IN_A_BYTE:
             raise AudioError(f"{path}: its header promises {file.frames} samples, more than its bytes can hold")
+        if has_open_end(file.format, file.extra_info):
+            warn_of_open_end(path)
 
     def _failure(self, error: Exception) -> Exception:
         self._raise_stashed()
@@ -142,13 +146,22 @@ class SoundDecoder(AudioDecoder):
 
 @lru_cache(maxsize=2**16)
 def _count(place: Place) -> int:
-    """Samples of a file, counted once a process."""
+    """Samples of an Ogg file, counted once a process."""
+    check_pages(place)
     decoder = SoundDecoder(place)
     try:
         decoder.seek(_UNKNOWN_LENGTH)
         return decoder.position
     finally:
         decoder.close()
+
+
+def check_pages(place: Place) -> None:
+    """Raise `AudioError` if a page of an Ogg file is damaged."""
+    with FilePart(place) as file:
+        wrong = wrong_ogg_page(file, place.size)  # type: ignore[arg-type]
+    if wrong is not None:
+        raise AudioError(f"{place.path}: is damaged: the page at byte {wrong} has another checksum than it says")
 
 
 class _ReadOn(soundfile.SoundFile):

@@ -14,8 +14,9 @@ import av
 import av.error
 import numpy as np
 
-from audiovq.audio.completeness import missing_in_file, missing_in_mp3
-from audiovq.audio.decoding import AudioDecoder, FilePart, Place, check_header, reason
+from audiovq.audio.completeness import missing_in_file, missing_in_mp3, says_where_it_ends, xing_frames
+from audiovq.audio.decoding import AudioDecoder, FilePart, Place, check_header, reason, warn_of_open_end
+from audiovq.audio.sound import check_pages
 from audiovq.errors import AudioError
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ FORMATS = (
 _OPTIONS = {"format_whitelist": FORMATS}
 _COUNTED = frozenset({"tta", "ape", "wv", "mpc8", "flac"})
 """Containers whose header tells their samples exactly, if it tells them."""
+_OPEN = frozenset({"aac", "ac3", "amr", "amrnb", "amrwb", "dts", "eac3", "gsm", "loas"})
+"""Formats of nothing but frames, one after the other."""
 
 
 class StreamDecoder(AudioDecoder):
@@ -152,14 +155,23 @@ class StreamDecoder(AudioDecoder):
         self._open()
         total = sum(frame.samples for frame in self._frames)
         name, stream = self._container.format.name, self._stream
-        missing = None
+        missing, open_end = None, name in _OPEN
         if name == "mp3":
-            missing = missing_in_mp3(self._file, self._first_position or 0, self._number, self._last)  # type: ignore[arg-type]
+            frames = xing_frames(self._file, self._first_position or 0)  # type: ignore[arg-type]
+            missing, open_end = missing_in_mp3(frames, self._number, self._last), frames is None
         elif name in _COUNTED and stream.duration and stream.time_base:
             promised = math.floor(stream.duration * stream.time_base * self._rate)
             missing = f"{promised - total} of its {promised} samples are missing" if total < promised else None
+        elif name in _COUNTED:
+            open_end = True
+        elif name == "ogg":
+            check_pages(self._place)
+        elif "matroska" in name:
+            open_end = not says_where_it_ends(self._file, self._place.size)  # type: ignore[arg-type]
         if missing:
             raise AudioError(f"{self._place.path}: is truncated: {missing}")
+        if open_end:
+            warn_of_open_end(self._place.path)
         return total
 
 

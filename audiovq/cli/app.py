@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import sys
 import traceback
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ from audiovq.allocator import keep_freed_memory
 from audiovq.cli import evaluate, files, prepare, prior, tokenize, tokens, train
 from audiovq.cli.streams import standard_streams
 from audiovq.errors import AudioVQError, Stopped, WorkerError
-from audiovq.text import printable
+from audiovq.text import printable, warned
 
 app = typer.Typer(
     name="audiovq",
@@ -45,7 +46,9 @@ def main() -> None:
     """Run the command line; whatever goes wrong ends in one line on stderr, unless it is a fault in audiovq itself."""
     keep_freed_memory()
     writing.cleaned.clear()
-    with standard_streams():
+    warned.clear()
+    with standard_streams(), warnings.catch_warnings():
+        warnings.showwarning = _show_warning
         try:
             code = app(standalone_mode=False) or 0
         except BaseException as error:
@@ -73,6 +76,10 @@ def _report(error: BaseException) -> int:
     else:
         print(f"audiovq: {printable(line)}", file=sys.stderr)
     return code
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    print(f"audiovq: warning: {printable(str(message))}", file=sys.stderr)
 
 
 def _show_usage(error: Any) -> int:

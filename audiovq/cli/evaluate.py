@@ -68,15 +68,15 @@ def evaluate_command(
     from audiovq.data.manifest import read_manifest
     from audiovq.evaluation.evaluate import evaluate
     from audiovq.evaluation.judges import load_judges
-    from audiovq.evaluation.report import format_table, write_report
-    from audiovq.files import refuse_to_overwrite
+    from audiovq.evaluation.report import check_report_folder, format_table, write_report
     from audiovq.models.tokenizer import AudioTokenizer
 
-    refuse_to_overwrite(output, force and (output.is_dir() or not output.exists()))
+    check_report_folder(output, force)
     utterances = evenly_spread(read_manifest(manifest), limit)
     tokenizer = AudioTokenizer.from_pretrained(model, device)
     panel = load_judges(filter(None, judges.split(",")), wer_model, wer_language)
     evaluation = evaluate(tokenizer, utterances, model, str(manifest), examples, judges=panel, num_codebooks=codebooks)
+    check_report_folder(output, force)  # Once more: another evaluation may have come meanwhile.
     page = write_report(evaluation, output)
     say(*format_table(evaluation).split("\n"))
     say(f"page: {page}")

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from audiovq.cli.options import Codebooks, Device, Model, say
+from audiovq.text import shown
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -23,9 +24,9 @@ class Engine(str, Enum):
 
 
 def _parse_shard(text: str) -> tuple[int, int] | None:
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if not match or not int(match[1]) < int(match[2]):
-        raise typer.BadParameter(f"expected I/N with I from 0 to N - 1, such as 0/16, found {text!r}")
+        raise typer.BadParameter(f"expected I/N with I from 0 to N - 1, such as 0/16, found {shown(text)}")
     return (int(match[1]), int(match[2])) if int(match[2]) > 1 else None
 
 
@@ -63,15 +64,18 @@ def tokenize_command(
         float | None,
         typer.Option(
             min=0.1,
+            max=1e9,
             help="Seconds of audio in a batch.  [default: what the device encodes at a time, 5 on a CPU, else 60]",
         ),
     ] = None,
     max_seconds: Annotated[
-        float | None, typer.Option(min=0, help="Reject longer utterances.  [default: no limit]")
+        float | None, typer.Option(min=0, max=1e9, help="Reject longer utterances.  [default: no limit]")
     ] = None,
     unit_seconds: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Seconds of audio in a Parquet shard.  [default: a 64th of all, but 300 to 3600]"),
+        typer.Option(
+            min=0.1, max=1e9, help="Seconds of audio in a Parquet shard.  [default: a 64th of all, but 300 to 3600]"
+        ),
     ] = None,
     codebooks: Codebooks = None,
     device: Device = "auto",

@@ -52,6 +52,7 @@ _REQUIRED = ("id", "path", "duration", "sample_rate", "num_samples")
 _MAX_ID_BYTES = 200  # A file name has 255, of which suffixes and prefixes take a few.
 _UNSAFE = re.compile(r"^\.|[/\\\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MAX_LINE = 2**20  # Bytes of an utterance; a text of twenty hours.
+_MAX_BLANK = 2**16  # Lines; a small compressed file can hold billions of them.
 _MAX_SAMPLES = 2**53  # Up to here a float counts single samples.
 
 
@@ -225,12 +226,16 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, numbered from 1."""
     try:
         with open_file(path) as raw, gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw as file:
+            blank = 0
             for number in count(1):
                 line = file.readline(_MAX_LINE + 1)
                 if not line:
                     return
                 if len(line) > _MAX_LINE:
                     raise ManifestError(f"{path}:{number}: is longer than {_MAX_LINE} bytes; is it a manifest?")
+                blank += line.isspace()
+                if blank > _MAX_BLANK:
+                    raise ManifestError(f"{path}:{number}: is blank, as {_MAX_BLANK} lines before; is it a manifest?")
                 if not line.isspace():
                     yield number, line
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

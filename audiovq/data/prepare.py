@@ -79,7 +79,7 @@ def prepare(
         "left_out": _count(item.reason for item in left_out),
         "speakers": {name: info for name, info in listing.speakers.items() if name in known},
     }
-    return _write(output, utterances, left_out, summary)
+    return _write(output, utterances, left_out, summary, force)
 
 
 def _check_output(output: Path, force: bool) -> None:
@@ -170,7 +170,7 @@ def _most_frequent(left_out: Sequence[LeftOut]) -> str:
 
 
 def _write(
-    output: Path, utterances: list[Utterance], left_out: list[LeftOut], summary: dict[str, Any]
+    output: Path, utterances: list[Utterance], left_out: list[LeftOut], summary: dict[str, Any], force: bool
 ) -> dict[str, Any]:
     """Write all files, then put them in their places; the summary, which tells what belongs to it, comes last."""
     output.mkdir(parents=True, exist_ok=True)
@@ -184,6 +184,7 @@ def _write(
         written = sorted(path.name for path in new.iterdir())
         summary = {**summary, "files": {name: sha256_of(new / name) for name in written}}
         write_json(new / _SUMMARY, summary)
+        _check_output(output, force)  # Once more: another run may have come meanwhile.
         for name in _FILES:  # The summary of an earlier run goes first.
             (output / name).unlink(missing_ok=True)
         for name in [*written, _SUMMARY]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import audiovq
+from audiovq.errors import OutputExistsError
 from audiovq.evaluation.evaluate import Evaluation, Example, Scores
 from audiovq.evaluation.metrics import MetricError, MetricSummary, Weighted
 from audiovq.evaluation.pages import render, signals, timeline
 from audiovq.evaluation.pictures import code_strip, histogram_path
-from audiovq.files import write_json, write_text
-
-if TYPE_CHECKING:
-    pass
+from audiovq.files import read_json, refuse_to_overwrite, write_json, write_text
 
 FORMAT_VERSION = 1
 METRICS_FILE, UTTERANCES_FILE, PAGE_FILE = "metrics.json", "utterances.jsonl", "index.html"
@@ -82,13 +80,29 @@ def format_table(evaluation: Evaluation) -> str:
     return "\n".join(text)
 
 
+def check_report_folder(folder: str | Path, force: bool) -> None:
+    """Raise `OutputExistsError` if a folder is not empty; with `force`, if what would be overwritten is no report."""
+    folder = Path(folder)
+    refuse_to_overwrite(folder, force and (folder.is_dir() or not folder.exists()))
+    held = [name for name in (METRICS_FILE, UTTERANCES_FILE, PAGE_FILE) if (folder / name).exists()]
+    try:
+        own = not held or "audiovq_version" in read_json(folder / METRICS_FILE)
+    except (OSError, ValueError, TypeError):
+        own = False
+    if not own:
+        raise OutputExistsError(
+            f"{folder}: {', '.join(held)} may not be what evaluate has written there; move it away or choose another "
+            "--output"
+        )
+
+
 def write_report(evaluation: Evaluation, folder: str | Path) -> Path:
     """Write `metrics.json`, `utterances.jsonl` and the page `index.html`; returns the path of the page."""
     folder = Path(folder)
+    write_json(folder / METRICS_FILE, metrics_record(evaluation))  # First: by it a report is known.
     lines = [json.dumps(_utterance_record(scores)) for scores in evaluation.scores]
     write_text(folder / UTTERANCES_FILE, "".join(line + "\n" for line in lines))
     write_text(folder / PAGE_FILE, render_page(evaluation))
-    write_json(folder / METRICS_FILE, metrics_record(evaluation))
     return folder / PAGE_FILE
 
 

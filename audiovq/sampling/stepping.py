@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
-from functools import cache
-
 import torch
 
 from audiovq.nn.wavenet import WaveNet
 from audiovq.sampling.base import Stepper
 from audiovq.sampling.cached import CachedWaveNet
+from audiovq.text import warn_once
 
 
 def fastest_stepper(network: WaveNet, batch_size: int) -> Stepper:
@@ -34,12 +32,5 @@ def fastest_stepper(network: WaveNet, batch_size: int) -> Stepper:
     except Exception as error:
         # Whatever went wrong, a compiler, a driver or a package that is missing: the plain step gives the same.
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    warn_once(reason)
+    warn_once(reason, f"WaveNet sampling is slow, for its fast step cannot be used ({reason})")
     return CachedWaveNet(network, batch_size)
-
-
-@cache
-def warn_once(reason: str) -> None:
-    warnings.warn(
-        f"WaveNet sampling is slow, for its fast step cannot be used ({reason})", RuntimeWarning, stacklevel=3
-    )

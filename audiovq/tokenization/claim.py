@@ -115,8 +115,10 @@ def _refuse(folder: Path, problem: str | None, force: bool) -> None:
 
 
 def _other_model(folder: Path, plan: PlanRecord | None, info: TokenizerInfo) -> str | None:
-    """What is wrong if the folder is another model's, or of another number of its codebooks; of damaged files those
-    that are whole tell it."""
+    """What is wrong if the folder holds codes of another model, or of another number of codebooks.
+
+    If some of its files are damaged, those that are whole tell it.
+    """
     named = {(plan.weights_sha256, plan.num_codebooks)} if plan else set()
     with suppress(TokenError):
         found = read_tokenizer_info(folder)

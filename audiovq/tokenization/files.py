@@ -39,7 +39,7 @@ def plan_files(
     for given in inputs:
         for source in find(given) if given.is_dir() else [given]:
             relative = source.relative_to(given) if given.is_dir() else Path(source.name)
-            # Of a tar nothing is made, and it is in the way of no other file.
+            # A tar is only refused. It keeps its suffix here, so that it does not stand in the way of another file.
             name = relative.name if is_tar(source) else relative.stem
             target = output / relative.with_name(name + suffix)
             if target in jobs:
@@ -83,6 +83,10 @@ def decode_files(tokenizer: AudioTokenizer, jobs: Iterable[FileJob], speaker: st
     def decode(job: FileJob) -> None:
         file = load_codes(job.source)
         require_same_model(file.weights_sha256, tokenizer, job.source)
+        if file.sample_rate != tokenizer.sample_rate:
+            raise TokenError(
+                f"{job.source}: is damaged: says {file.sample_rate} Hz, its model is one of {tokenizer.sample_rate} Hz"
+            )
         try:
             tokenizer.decode_to_file(file.codes, job.target, file.num_samples, speaker=speaker)
         except TokenError as error:

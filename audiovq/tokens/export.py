@@ -35,9 +35,7 @@ def export_tokens(tokens: TokenSet, format: str, output: str | Path, force: bool
         TokenError: the set is empty or damaged, or the format cannot hold an utterance's id.
     """
     output = Path(output)
-    refuse_to_overwrite(output, force)
-    if output.exists() and not _is_export(output):
-        raise OutputExistsError(f"{output}: holds something else than an export; choose another output")
+    _check_output(output, force)
     tokens.require_one_model()
     if not len(tokens):
         raise TokenError(f"{tokens.folder}: holds no utterances")
@@ -45,6 +43,13 @@ def export_tokens(tokens: TokenSet, format: str, output: str | Path, force: bool
         FORMATS[format](tokens, folder, output)
         record = {"format_version": FORMAT_VERSION, "format": format, "utterances": len(tokens)}
         write_json(folder / EXPORT, {**record, "frames": int(tokens.lengths.sum()), "tokenizer": asdict(tokens.info)})
+        _check_output(output, force)  # Once more: another export may have come meanwhile.
+
+
+def _check_output(output: Path, force: bool) -> None:
+    refuse_to_overwrite(output, force)
+    if output.exists() and not _is_export(output):
+        raise OutputExistsError(f"{output}: holds something else than an export; choose another output")
 
 
 def _is_export(folder: Path) -> bool:

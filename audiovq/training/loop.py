@@ -76,8 +76,8 @@ class Task(ABC, Generic[Network]):
         """Write a model as people will use it."""
 
     def settle(self, average: Network, batches: Iterator[Batch]) -> None:
-        """Bring to an average what can be neither averaged nor copied, such as batch statistics, from training
-        batches."""
+        """Measure anew, on training batches, what of an average can be neither averaged nor copied, such as batch
+        statistics."""
 
 
 def fit(accelerator: Accelerator, task: Task, settings: TrainingConfig, folder: RunFolder) -> Progress:

@@ -17,6 +17,7 @@ import torch
 from audiovq.audio import AudioSource, load_audio
 from audiovq.audio.streams import StreamDecoder
 from audiovq.errors import AudioError
+from audiovq.text import warned
 
 RATE, SECONDS = 16000, 2
 FILES = {
@@ -38,7 +39,11 @@ FILES = {
     "wave.wv": ("wavpack", 16000, {}, {}, 32000),
     "true.tta": ("tta", 16000, {}, {}, 32000),
     "layer.mp2": ("mp2", 16000, {}, {}, 32256),
+    "live.webm": ("libopus", 48000, {}, {"live": "1"}, 96000),
+    "blocks.voc": ("pcm_s16le", 16000, {}, {}, 32000),
 }
+OPEN = {"adts.aac", "no xing.mp3", "voice.amr", "live.webm", "layer.mp2", "lengthless.flac", "piped.wav"}
+"""Those that do not say how long they are."""
 
 
 def speech(rate: int = RATE, seconds: float = SECONDS) -> np.ndarray:
@@ -227,3 +232,55 @@ def test_an_ogg_header_with_an_impossible_rate_is_refused(tmp_path, rate):
     with pytest.raises(AudioError, match=r"a\.ogg: (its sample rate is|is no audio|holds no audio)") as caught:
         AudioSource.open(tmp_path / "a.ogg")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["flac.oga", "opus.ogg", "vorbis.ogg"])
+def test_a_damaged_page_of_an_ogg_file_is_told_and_not_left_out(files, tmp_path, name):
+    """Decoders pass over it, and what is left would seem whole."""
+    path = tmp_path / name
+    if name == "flac.oga":
+        shutil.copy(files[name], path)
+    else:
+        soundfile.write(path, speech(), RATE, format="OGG", subtype=path.stem.upper())
+    AudioSource.open(path).check_end()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(AudioError, match=rf"{name}: is damaged: the page at byte \d+ has another checksum"):
+        AudioSource.open(path)
+
+
+def test_the_blocks_of_a_voc_file_leave_no_clicks(files):
+    wave = AudioSource.open(files["blocks.voc"]).read()[0]
+    assert torch.allclose(wave, torch.from_numpy(speech()), atol=2**-15)
+
+
+@pytest.mark.parametrize("lost", [1, 100, 3000])
+@pytest.mark.parametrize("name", ["live.webm", "blocks.voc"])
+def test_the_last_element_of_a_file_that_was_sent_while_it_was_made_is_whole(files, tmp_path, name, lost):
+    path = tmp_path / name
+    path.write_bytes(files[name].read_bytes()[: -lost - 1])  # The last byte of a VOC file says only that it ends.
+    with pytest.raises(AudioError, match="is truncated: "):
+        AudioSource.open(path)
+
+
+@pytest.mark.filterwarnings("default:.*does not say how long it is")
+@pytest.mark.parametrize("name", ["lengthless.flac", "piped.wav", "plain.wav", "plain.flac", *FILES])
+def test_only_of_a_file_that_does_not_say_how_long_it_is_nobody_can_tell(files, tmp_path, name, recwarn):
+    path = tmp_path / name
+    if name in FILES:
+        shutil.copy(files[name], path)
+    else:
+        soundfile.write(path, speech(), RATE)
+        data = bytearray(path.read_bytes())
+        if name == "lengthless.flac":
+            data[21:42] = bytes([data[21] & 0xF0, *bytes(20)])
+        elif name == "piped.wav":
+            data[4:8] = data[40:44] = b"\xff" * 4
+        path.write_bytes(data)
+    warned.clear()
+    for _ in range(2):
+        assert AudioSource.open(path).num_samples > 15000
+    told = [str(warning.message) for warning in recwarn if "does not say how long it is" in str(warning.message)]
+    assert len(told) == (name in OPEN)
+    assert all(str(path) in message for message in told)

@@ -248,6 +248,36 @@ def test_a_model_without_codes(run, tiny_tokenizer, tmp_path):
     assert not (tmp_path / "output").exists()
 
 
+@pytest.mark.filterwarnings("default:.*does not say how long it is")
+def test_a_warning_is_one_line_on_stderr(run, model, tmp_path):
+    for name in ("a.wav", "b.wav"):
+        soundfile.write(tmp_path / name, noise(), 16000)
+        data = bytearray((tmp_path / name).read_bytes())
+        data[4:8] = data[40:44] = b"\xff" * 4  # As a program writes it to a pipe.
+        (tmp_path / name).write_bytes(data)
+    code, _, err = run("encode", model, tmp_path, "-o", tmp_path / "codes")
+    assert code == 0
+    (line,) = err.splitlines()
+    assert line.startswith(f"audiovq: warning: {tmp_path / 'a.wav'}: does not say how long it is; ")
+
+
+@pytest.mark.parametrize("option", ["--batch-seconds", "--max-seconds", "--unit-seconds"])
+@pytest.mark.parametrize("value", ["inf", "nan", "-1"])
+def test_times_that_no_plan_can_hold_are_usage_errors(run, model, tmp_path, option, value):
+    code, _, err = run("tokenize", model, tmp_path, "-o", tmp_path / "codes", option, value)
+    assert code == 2
+    assert f"Invalid value for '{option}'" in err
+    assert not (tmp_path / "codes").exists()
+
+
+@pytest.mark.parametrize("shard", ["9" * 5000 + "/2", "0/" + "9" * 5000, "\u0661/\u0662", "3/2", "0/0", "-1/2"])
+def test_a_part_that_there_cannot_be_is_a_usage_error(run, model, tmp_path, shard):
+    code, _, err = run("tokenize", model, tmp_path, "-o", tmp_path / "codes", "--shard", shard)
+    assert code == 2
+    assert "expected I/N with I from 0 to N - 1" in " ".join(err.split())
+    assert len(err) < 1000
+
+
 def test_a_wrong_option_is_a_usage_error(run, model, tmp_path):
     code, out, err = run("encode", model, tmp_path, "--outptu", "x")
     assert (code, out) == (2, "")

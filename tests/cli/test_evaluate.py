@@ -108,9 +108,14 @@ def test_an_earlier_report_is_kept_unless_forced(model, speech, tmp_path, monkey
     arguments = [model, manifest_of(tmp_path, speech[0]), "-o", str(output), "--device", "cpu"]
     assert exit_code(monkeypatch, *arguments) == 2
     assert "exists already" in capsys.readouterr().err
+    assert exit_code(monkeypatch, *arguments, "--force") == 2
+    assert "index.html may not be what evaluate has written there" in capsys.readouterr().err
     assert (output / "index.html").read_text() == "earlier"
+    (output / "metrics.json").write_text('{"audiovq_version": "0.1.0"}')
+    (output / "notes.txt").write_text("mine")
     assert run(*arguments[:4], "--force").exit_code == 0
     assert (output / "index.html").read_text() != "earlier"
+    assert (output / "notes.txt").read_text() == "mine"
 
 
 def test_a_missing_model_or_manifest_is_one_line_and_exit_code_2(model, speech, tmp_path, monkeypatch, capsys):

@@ -203,12 +203,13 @@ def test_codes_out_of_range_and_wrong_lengths_are_refused(run, model, tree, tmp_
     np.savez(tmp_path / "codes/high.npz", **high)
     np.savez(tmp_path / "codes/long.npz", **{**good, "num_samples": good["num_samples"] + 320})
     np.savez(tmp_path / "codes/books.npz", **{**good, "codes": np.repeat(good["codes"], 2, axis=0)})
+    np.savez(tmp_path / "codes/rate.npz", **{**good, "sample_rate": 44100})
     code, out, err = run("decode", model, tmp_path / "codes", "-o", tmp_path / "wavs")
     assert code == 1
-    assert out == f"1 of 4 files written: {tmp_path / 'wavs'}\n"
+    assert out == f"1 of 5 files written: {tmp_path / 'wavs'}\n"
     lines = err.splitlines()
-    assert len(lines) == 3
-    for name, line in zip(("books", "high", "long"), lines, strict=True):
+    assert len(lines) == 4
+    for name, line in zip(("books", "high", "long", "rate"), lines, strict=True):
         assert line.startswith(f"audiovq: {tmp_path / 'codes' / name}.npz: ")
     assert files_below(tmp_path / "wavs") == {"one.wav"}
 

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 from audiovq.cli.prepare import Corpus
+from audiovq.data import prepare
 from audiovq.data.corpora import CORPORA
 from audiovq.data.manifest import read_manifest
 
@@ -160,6 +161,21 @@ def test_an_earlier_run_is_kept_without_force_and_wholly_replaced_with_it(tmp_pa
 
     assert run("prepare", "folder", small, "-o", data, "--force")[0] == 0
     assert {path.name for path in data.iterdir()} == {"train.jsonl.gz", "summary.json"}
+
+
+def test_a_run_that_came_meanwhile_stays(tmp_path, run, monkeypatch):
+    corpus, data = make_corpus(tmp_path / "corpus", speakers=1, utterances=3), tmp_path / "data"
+    look = prepare.open_entries
+
+    def look_late(entries):
+        monkeypatch.setattr(prepare, "open_entries", look)
+        assert run("prepare", "folder", corpus, "-o", data, "--dev", "0")[0] == 0
+        return look(entries)
+
+    monkeypatch.setattr(prepare, "open_entries", look_late)
+    code, _, err = run("prepare", "folder", corpus, "-o", data)
+    assert (code, "exists already" in err) == (2, True)
+    assert {path.name for path in data.iterdir()} == {"train.jsonl.gz", "test.jsonl.gz", "summary.json"}
 
 
 def test_force_removes_only_what_prepare_has_written(tmp_path, run):

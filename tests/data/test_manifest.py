@@ -192,6 +192,14 @@ def test_one_endless_line_does_not_fill_the_memory(tmp_path):
     assert peak < 20e6
 
 
+def test_blank_lines_without_end_are_refused(tmp_path):
+    with gzip.open(tmp_path / "m.jsonl.gz", "wb", compresslevel=1) as file:
+        for _ in range(64):
+            file.write(b"\n" * 2**20)
+    with pytest.raises(ManifestError, match=r"m\.jsonl\.gz:65537: is blank, as 65536 lines before"):
+        read_manifest(tmp_path / "m.jsonl.gz")
+
+
 def test_a_byte_order_mark_is_no_part_of_a_manifest(tmp_path):
     (tmp_path / "m.jsonl").write_text(json.dumps(GOOD) + "\n", encoding="utf-8-sig")
     assert read_manifest(tmp_path / "m.jsonl")[0].id == "a"

@@ -10,12 +10,13 @@ import torch
 
 from audiovq.config import WaveNetConfig
 from audiovq.nn.wavenet import WaveNet
-from audiovq.sampling import kernels, stepping
+from audiovq.sampling import kernels
 from audiovq.sampling.base import sample
 from audiovq.sampling.cached import CachedWaveNet
 from audiovq.sampling.compiled import CompiledWaveNet
 from audiovq.sampling.graphs import GraphWaveNet
 from audiovq.sampling.stepping import fastest_stepper
+from audiovq.text import warned
 
 LOCAL, SPEAKER, HOLD = 5, 4, 3
 FAST = [CompiledWaveNet, GraphWaveNet]
@@ -167,9 +168,9 @@ def test_kernels_compile_where_no_folder_can_keep_the_result(monkeypatch):
 @pytest.fixture
 def unwarned():
     """As in a process that has not warned yet."""
-    stepping.warn_once.cache_clear()
+    warned.clear()
     yield
-    stepping.warn_once.cache_clear()
+    warned.clear()
 
 
 def test_on_the_cpu_the_compiled_step_is_taken():

@@ -152,6 +152,20 @@ def test_only_an_earlier_export_is_replaced_and_only_with_force(tokens, tmp_path
         assert names(precious) == before
 
 
+def test_an_export_that_came_meanwhile_stays(tokens, tmp_path, monkeypatch):
+    output, write = tmp_path / "out", FORMATS["kaldi"]
+
+    def write_late(*arguments) -> None:
+        export_tokens(tokens, "jsonl", output)
+        write(*arguments)
+
+    monkeypatch.setitem(FORMATS, "kaldi", write_late)
+    with pytest.raises(OutputExistsError, match="add --force"):
+        export_tokens(tokens, "kaldi", output)
+    assert names(output) == ["codes.jsonl", "export.json"]
+    assert names(tmp_path) == ["codes", "out"]
+
+
 def test_a_set_without_utterances_is_refused(tmp_path):
     with pytest.raises(TokenError, match="holds no utterances"):
         export_tokens(write_set(tmp_path / "codes", 1, []), "memmap", tmp_path / "out")
