@@ -26,6 +26,7 @@ from audiovq.losses.reconstruction import ReconstructionLoss
 from audiovq.models.autoencoder import Autoencoder
 from audiovq.models.prior import CodePrior
 from audiovq.training import autoencoder, loop, prior
+from audiovq.training.targets import TeacherTargets
 
 pytestmark = pytest.mark.slow
 
@@ -96,12 +97,16 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def configs(experiment, wavenet) -> dict[str, ExperimentConfig]:
+def configs(experiment, wavenet, taught) -> dict[str, ExperimentConfig]:
     options = {"steps": 6, "valid_every": 6, "valid_utterances": 1, "averaging_decay": 0.5}
     configs = {update: experiment(bottleneck={"update": update}, training=options) for update in UPDATES}
     residual = {"type": "residual", "num_codebooks": 3, "codebook_size": 8, "decay": 0.8, "revive_below": 0.8}
     fsq = {"type": "fsq", "levels": [5, 4], "num_codebooks": 2}
+    data = experiment(**taught).data  # Its features are there before the processes, which have no such teacher.
+    train = {path: read_manifest(path) for path in data.train_manifests}
+    TeacherTargets(80, CropSampler(read_manifest(*train), 16000, 3200, 4, 0), train, data.teacher, torch.device("cpu"))
     return configs | {
+        "teacher": experiment(training=options, **taught),
         "wavenet": experiment(training=options, **wavenet),
         "residual": experiment(bottleneck=residual, training={**options, "valid_utterances": 2}),
         "fsq": experiment(bottleneck=fsq, training=options),
@@ -152,7 +157,7 @@ def trained(folder, configs, of_prior) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [*UPDATES, "wavenet", "residual", "fsq", "fsq-residual", "adversarial"])
+@pytest.mark.parametrize("name", [*UPDATES, "wavenet", "residual", "fsq", "fsq-residual", "adversarial", "teacher"])
 def test_weights_codebooks_and_statistics_are_equal_on_both(trained, name):
     ranks = [load_file(trained / name / f"rank-{rank}.safetensors") for rank in range(2)]
     assert not torch.equal(ranks[0].pop("first batch"), ranks[1].pop("first batch"))
