@@ -97,7 +97,17 @@ def _read(path: Path, identity: str, count: int) -> SpeechFeatures | None:
             known = {name.decode(): value.decode() for name, value in (reader.schema.metadata or {}).items()}
             if known.get("identity") != identity or reader.num_record_batches != count:
                 return None
-            frames = [reader.get_batch(number).column(0) for number in range(count)]
-            return SpeechFeatures(frames, float(known["rate"]), float(known["first"]))
+            frames = [reader.get_batch(number).column("features") for number in range(count)]
+            found = SpeechFeatures(frames, float(known["rate"]), float(known["first"]))
     except (OSError, ValueError, KeyError):
         return None
+    return found if all(map(_is_whole, frames)) else None
+
+
+def _is_whole(frames: pa.Array) -> bool:
+    try:
+        frames.validate()
+    except pa.ArrowInvalid:
+        return False
+    kind = frames.type
+    return pa.types.is_fixed_size_list(kind) and kind.value_type == pa.float16() and not frames.null_count

@@ -129,10 +129,10 @@ class TransformersTeacher(Teacher):
             self.first = _span(model.config.conv_kernel, model.config.conv_stride) / 2 / RATE
         else:
             raise ConfigError(
-                f"data.teacher: {files.source} is a {model.config.model_type}; "
+                f"data.teacher: {files.source} is of type {model.config.model_type}; "
                 "expected Whisper, HuBERT, WavLM or another like wav2vec 2.0"
             )
-        self.network = model.to(device).eval()
+        self.network = model.float().to(device).eval()
 
     def hear(self, wave: Float32[np.ndarray, " time"]) -> Float[np.ndarray, "frames dim"]:
         import torch

@@ -114,6 +114,25 @@ def test_features_are_kept_beside_the_manifest_and_made_anew_when_anything_chang
     assert sorted(path.name for path in manifest.parent.glob("*.arrow")) == [cache.name]
 
 
+def test_of_a_damaged_file_nothing_is_read_or_features_of_the_right_form(folder, loaded, tmp_path):
+    soundfile.write(tmp_path / "a.wav", clock(0.1), RATE, "FLOAT")
+    utterances = [Utterance(name, tmp_path / "a.wav", 0.1, RATE, 1600) for name in "ab"]
+    teacher = find_teacher(str(folder))
+    write_manifest(tmp_path / "a.jsonl", utterances)
+    speech_features(tmp_path / "a.jsonl", utterances, teacher, CPU)
+    cache = tmp_path / "a.features-teacher.arrow"
+    whole, identity = cache.read_bytes(), f"{features.identity_of(utterances)} {teacher.digest}"
+    results = set()
+    for place in range(0, len(whole), 3):
+        cache.write_bytes(whole[:place] + bytes([whole[place] ^ 0x15]) + whole[place + 1 :])
+        found = features._read(cache, identity, 2)
+        results.add(found is None)
+        for number in range(2 if found else 0):
+            assert found.of(number).dtype == np.float16
+            assert found.of(number).ndim == 2
+    assert results == {True, False}
+
+
 def test_of_two_that_ask_at_once_one_computes_and_the_other_waits(listed, folder, loaded):
     found = []
 
@@ -241,5 +260,5 @@ def test_another_network_of_transformers_is_refused(tmp_path):
     transformers.ASTModel(transformers.ASTConfig(**small)).save_pretrained(tmp_path)
     transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model_type"] == "audio-spectrogram-transformer"
-    with pytest.raises(ConfigError, match="is a audio-spectrogram-transformer; expected Whisper, HuBERT, WavLM"):
+    with pytest.raises(ConfigError, match="is of type audio-spectrogram-transformer; expected Whisper, HuBERT, WavLM"):
         load_teacher(find_teacher(str(tmp_path)), CPU)

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from audiovq.bottlenecks.vq import VectorQuantizer
 from audiovq.config import ExperimentConfig, PriorExperimentConfig, VQConfig
@@ -59,7 +60,9 @@ def process(
     def fit(accelerator, task, settings, folder):
         progress = original(accelerator, task, settings, folder)
         first, *_ = task.batch(rank)
-        save_file({**task.model.state_dict(), "first batch": first}, folder.path / f"rank-{rank}.safetensors")
+        weights = nn.ModuleDict(task.modules).state_dict()
+        weights = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+        save_file({**weights, "first batch": first}, folder.path / f"rank-{rank}.safetensors")
         return progress
 
     autoencoder.fit = prior.fit = fit
@@ -161,6 +164,7 @@ def trained(folder, configs, of_prior) -> Path:
 def test_weights_codebooks_and_statistics_are_equal_on_both(trained, name):
     ranks = [load_file(trained / name / f"rank-{rank}.safetensors") for rank in range(2)]
     assert not torch.equal(ranks[0].pop("first batch"), ranks[1].pop("first batch"))
+    assert ("teacher.weight" in ranks[0]) == (name == "teacher")
     assert "bottleneck.usage" in ranks[0] or "bottleneck.levels.1.usage" in ranks[0]
     assert [name for name in ranks[0] if not torch.equal(ranks[0][name], ranks[1][name])] == []
 
