@@ -11,11 +11,11 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from audiovq.errors import OutputExistsError
+from audiovq.errors import CheckpointError, OutputExistsError
 from audiovq.text import escape, shown
 
 cleaned: set[Path] = set()
@@ -206,6 +206,33 @@ def sha256_of(path: str | Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def model_folder(name: str, patterns: Sequence[str], revision: str | None = None) -> Path:
+    """The local folder of a model: a folder, or the files of a repository of the Hugging Face Hub, downloaded.
+
+    Raises:
+        CheckpointError: neither the folder nor the repository can be had.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{folder}: expected the folder of a model, found a file")
+    parts = name.split("/")
+    if len(parts) != 2 or not all(parts) or parts[0] in {".", "..", "~"}:
+        raise CheckpointError(f"{folder}: no such model folder")
+
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=[*patterns]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise CheckpointError(
+            f"{name}: no such model folder, and the Hugging Face Hub does not give it: {reason}"
+        ) from error
 
 
 def refuse_to_overwrite(path: str | Path, force: bool) -> None:

@@ -140,6 +140,31 @@ def test_settings_may_follow_a_change_of_type(load):
     assert load("decoder.type=istft", "decoder.dim=24").decoder.dim == 24
 
 
+TEACHER = ("loss.distill=1", "data.teacher=whisper")
+
+
+def test_a_teacher_and_its_weight_go_together_and_reach_codes_that_learn(load):
+    assert load(*TEACHER).loss.distilled == "first"
+    gaussian = ("bottleneck.type=gaussian", "loss.distilled=latents")
+    assert load(*TEACHER, *gaussian).data.teacher == "whisper"
+    assert load(*TEACHER, "training.freeze=[encoder, decoder]").loss.distill == 1
+    for overrides, expected in (
+        (TEACHER[:1], "data.teacher: is required; a teacher and its weight go together"),
+        (TEACHER[1:], "loss.distill: needs a weight above 0; a teacher and its weight go together"),
+        ((*TEACHER, gaussian[0]), "loss.distilled: bottleneck.type gaussian has no codes; set distilled: latents"),
+        (
+            (*TEACHER, "bottleneck.type=reinforce"),
+            "loss.distill: bottleneck.type reinforce passes the encoder no gradient; set distill: 0",
+        ),
+        (
+            (*TEACHER, "training.freeze=[bottleneck, encoder]"),
+            "loss.distill: encoder and bottleneck are frozen and learn nothing; set distill: 0",
+        ),
+        ((*TEACHER, "loss.distilled=second"), "loss.distilled: Input should be 'first' or 'latents', found 'second'"),
+    ):
+        assert message_of(load, *overrides).endswith(f"conf.yaml: {expected}")
+
+
 @pytest.mark.parametrize(
     ("override", "expected"),
     [

@@ -33,6 +33,8 @@ class BottleneckOutput:
     samples: int = 1
     """Samples S of each item. With more than one, the batch above is S times the batch of the input, sample after
     sample ("(s b)" in einops' terms), and whoever compares reconstructions repeats the reference S times."""
+    first: Float[Tensor, "batch dim frames"] | None = None
+    """What the decoder would see of the first codebook alone, with its gradient; None where there are not several."""
 
 
 class Bottleneck(nn.Module):

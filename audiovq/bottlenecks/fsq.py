@@ -77,7 +77,10 @@ class FiniteScalarQuantizer(Quantizer):
         latents = latents * seen.repeat_interleave(len(self.levels), 1)[..., None]
         used = perplexity(self.usage).unbind()
         metrics = {f"perplexity_{number}" if len(used) > 1 else "perplexity": x for number, x in enumerate(used)}
-        return BottleneckOutput(self.project_out(latents.mT).mT, codes, z.new_zeros(()), metrics)
+        output = BottleneckOutput(self._project_out(latents), codes, z.new_zeros(()), metrics)
+        if self.num_codebooks > 1:
+            output.first = self._project_out(latents[:, : len(self.levels)])
+        return output
 
     def choose(
         self, z: Float[Tensor, "batch dim frames"], scale: Float[Tensor, "batch frames"] | None = None
@@ -97,7 +100,10 @@ class FiniteScalarQuantizer(Quantizer):
 
     def decode(self, codes: Int[Tensor, "batch books frames"]) -> Float[Tensor, "batch dim frames"]:
         numbers = codes[:, :, None] // self.places[:, None] % self.levels[:, None]
-        values = self._values(rearrange(numbers, "b q d f -> b (q d) f"))
+        return self._project_out(self._values(rearrange(numbers, "b q d f -> b (q d) f")))
+
+    def _project_out(self, values: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch dim frames"]:
+        """Levels of all groups, or of the first few, as the decoder sees them."""
         missing = self.project_out.in_features - values.shape[1]
         return self.project_out(F.pad(values, (0, 0, 0, missing)).mT).mT
 

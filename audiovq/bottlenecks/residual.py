@@ -35,15 +35,16 @@ class ResidualStack(Bottleneck):
     def forward(self, z: Float[Tensor, "batch dim frames"]) -> BottleneckOutput:
         seen = seen_codebooks(len(z), self.num_codebooks, self.dropout if self.training else 0.0, z.device)
         residual, latents, loss = z, torch.zeros_like(z), z.new_zeros(())
-        codes, metrics = [], {}
+        heard, codes, metrics = [], [], {}
         for number, level in enumerate(self.levels):
             output: BottleneckOutput = level(residual)
             latents = latents + output.latents * seen[:, number, None, None]
             residual = residual - output.latents.detach()
             loss = loss + output.loss
+            heard.append(output.latents)
             codes.append(output.codes)
             metrics |= {f"{name}_{number}": value for name, value in output.metrics.items()}
-        return BottleneckOutput(latents, torch.cat(codes, 1), loss, metrics)
+        return BottleneckOutput(latents, torch.cat(codes, 1), loss, metrics, first=heard[0])
 
     def level(self, number: int) -> Quantizer:
         """The quantizer of a codebook."""

@@ -39,13 +39,18 @@ class LossConfig(Schema):
     """Cross-entropy in nats of the voicing that the decoder says. For `decoder.type: source` alone."""
     mu_law: Weight = 0.0
     """Cross-entropy of the samples' mu-law classes in nats a sample."""
+    distill: Weight = 0.0
+    """Cosine distance of what one linear layer makes of the codes to the features of `data.teacher` (Zhang et al.,
+    2024, "SpeechTokenizer"; Défossez et al., 2024, "Moshi", on Mimi). The layer is no part of the model."""
+    distilled: Literal["first", "latents"] = "first"
+    """What that layer sees: the first codebook alone, as the decoder would see it, or all that the decoder sees."""
     fft_sizes: list[Annotated[int, Field(ge=16, le=2**20)]] = Field(default=[2048, 1024, 512, 256, 128], min_length=1)
     """FFT sizes in samples of the spectrograms; each uses a Hann window as long and a hop of a quarter."""
     bottleneck: Weight = 1.0
     """The bottleneck's own loss (codebook and commitment loss for `vq`)."""
 
-    def of_decoder(self, terms: Mapping[str, Any]) -> Any:
-        """The weighted sum of the decoder's own terms, means over items."""
+    def of_network(self, terms: Mapping[str, Any]) -> Any:
+        """The weighted sum of the network's own terms, means over items."""
         return sum(getattr(self, name) * term.mean() for name, term in terms.items())
 
     @model_validator(mode="after")
@@ -85,6 +90,9 @@ class DataConfig(Schema):
     """How training crops are changed. None: not at all."""
     pitch: Literal["pyin", "swift"] | None = None
     """Tracker of the true pitch, for `decoder.type: source`. None: `swift` if it is installed, else `pyin`."""
+    teacher: str | None = None
+    """Network for speech whose features `loss.distill` wants to find in the codes: a folder or `organisation/name` on
+    the Hugging Face Hub, of faster-whisper, or of transformers (Whisper, or HuBERT, WavLM and the like)."""
     crop_seconds: PositiveFloat = 1.0
     """Length of a training crop; rounded up to whole frames."""
     batch_size: PositiveInt = 16
@@ -179,6 +187,20 @@ class ExperimentConfig(AutoencoderConfig):
         shares, manifests = self.data.shares, self.data.train_manifests
         if shares is not None and len(shares) != len(manifests):
             raise ValueError(f"data.shares: expected {len(manifests)}, one for each of data.train, found {len(shares)}")
+        return self
+
+    @model_validator(mode="after")
+    def _teacher_reaches_the_codes(self) -> ExperimentConfig:
+        loss, kind, frozen = self.loss, self.bottleneck.type, {"encoder", "bottleneck"}
+        if bool(loss.distill) != (self.data.teacher is not None):
+            missing = "data.teacher: is required" if loss.distill else "loss.distill: needs a weight above 0"
+            raise ValueError(f"{missing}; a teacher and its weight go together")
+        if loss.distill and kind in ("none", "gaussian") and loss.distilled == "first":
+            raise ValueError(f"loss.distilled: bottleneck.type {kind} has no codes; set distilled: latents")
+        if loss.distill and kind == "reinforce":
+            raise ValueError("loss.distill: bottleneck.type reinforce passes the encoder no gradient; set distill: 0")
+        if loss.distill and frozen <= {*self.training.freeze}:
+            raise ValueError("loss.distill: encoder and bottleneck are frozen and learn nothing; set distill: 0")
         return self
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,8 +35,8 @@ class Crops:
     speeds: list[float]
     """How many times as fast each is as its utterance."""
 
-    def seconds(self, samples: Int[np.ndarray, " times"], sample_rate: int) -> list[Float[np.ndarray, " times"]]:
-        """Times in the utterances, in seconds, of samples of the crops."""
+    def seconds(self, samples: Shaped[np.ndarray, " times"], sample_rate: int) -> list[Float[np.ndarray, " times"]]:
+        """Times in the utterances, in seconds, of samples of the crops, or of places between them."""
         places = zip(self.starts, self.speeds, strict=True)
         return [(start + samples * speed) / sample_rate for start, speed in places]
 

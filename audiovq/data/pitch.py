@@ -6,10 +6,7 @@ librosa, or SwiftF0 (`pip install 'audiovq[pitch]'`), a small network that is se
 
 from __future__ import annotations
 
-import hashlib
 import os
-import sys
-import time
 import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,10 +20,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from audiovq.data.kept import identity_of, kept_beside
 from audiovq.data.manifest import Utterance
 from audiovq.errors import ConfigError, WorkerError
-from audiovq.files import atomic_path
-from audiovq.text import printable, watched
+from audiovq.text import watched
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Float32
@@ -83,21 +80,18 @@ def pitch_tracks(
     name = tracker or ("swift" if find_spec("swift_f0") else "pyin")
     if name == "swift" and not find_spec("swift_f0"):
         raise ConfigError("pitch tracker 'swift' is not installed: pip install 'audiovq[pitch]', or use 'pyin'")
-    cache = manifest.with_name(f"{manifest.name.removesuffix('.gz').removesuffix('.jsonl')}.pitch-{name}.npz")
-    identity = _identity(utterances)
-    found = _read(cache, identity, len(utterances))
-    if found is not None:
-        return found
-    began = time.monotonic()
-    tracks = _track_all(utterances, TRACKERS[name], processes or len(os.sched_getaffinity(0)))
-    ends = np.cumsum([len(track) for track in tracks])
-    with atomic_path(cache) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, values=np.concatenate(tracks), ends=ends, identity=np.str_(identity))
-    seconds = sum(utterance.duration for utterance in utterances)
-    elapsed = time.monotonic() - began
-    speed = f"{elapsed:.0f} s, {seconds / elapsed:.0f} x real time"
-    print(f"pitch of {seconds / 3600:.2f} hours by {name} in {speed}: {printable(str(cache))}", file=sys.stderr)
-    return PitchTracks(np.concatenate(tracks), ends)
+    identity = identity_of(utterances)
+
+    def make(path: Path) -> None:
+        tracks = _track_all(utterances, TRACKERS[name], processes or len(os.sched_getaffinity(0)))
+        ends = np.cumsum([len(track) for track in tracks])
+        with path.open("wb") as file:
+            np.savez_compressed(file, values=np.concatenate(tracks), ends=ends, identity=np.str_(identity))
+
+    def read(path: Path) -> PitchTracks | None:
+        return _read(path, identity, len(utterances))
+
+    return kept_beside(manifest, f"pitch-{name}.npz", utterances, f"pitch by {name}", read, make)
 
 
 def _track_all(
@@ -136,16 +130,6 @@ def track_swift(wave: Float32[np.ndarray, " time"]) -> Float[np.ndarray, " frame
 
 
 TRACKERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"pyin": track_pyin, "swift": track_swift}
-
-
-def _identity(utterances: Sequence[Utterance]) -> str:
-    """What the tracks of these utterances belong to; folders may move."""
-    digest = hashlib.sha256()
-    for utterance in utterances:
-        digest.update(
-            f"{utterance.id}\n{utterance.num_samples}\n{utterance.sample_rate}\n{utterance.offset}\n".encode()
-        )
-    return digest.hexdigest()
 
 
 def _read(cache: Path, identity: str, count: int) -> PitchTracks | None:

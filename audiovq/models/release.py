@@ -18,7 +18,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 import audiovq
 from audiovq.config import AutoencoderConfig, PriorConfig, parse_config
 from audiovq.errors import CheckpointError, ConfigError
-from audiovq.files import atomic_path, read_json, write_json, write_text
+from audiovq.files import atomic_path, model_folder, read_json, write_json, write_text
 from audiovq.text import shown
 
 FORMAT_VERSION = 1
@@ -71,31 +71,10 @@ def locate(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
     Raises:
         CheckpointError: neither the folder nor the repository can be had.
     """
-    folder = Path(path_or_hub_id)
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise CheckpointError(f"{folder}: expected a model folder with {CONFIG} and {WEIGHTS}, found a file")
-    parts = str(path_or_hub_id).split("/")
-    if len(parts) == 1 and (PRETRAINED / parts[0] / CONFIG).is_file():
-        return PRETRAINED / parts[0]
-    if len(parts) != 2 or not all(parts) or parts[0] in {".", "..", "~"}:
-        raise CheckpointError(f"{folder}: no such model folder")
-
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(
-                str(path_or_hub_id), revision=revision, allow_patterns=[WEIGHTS, CONFIG, CARD]
-            )
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise CheckpointError(
-            f"{path_or_hub_id}: no such model folder, and the Hugging Face Hub does not give it: {reason}"
-        ) from error
+    name = str(path_or_hub_id)
+    if "/" not in name and not Path(name).exists() and (PRETRAINED / name / CONFIG).is_file():
+        return PRETRAINED / name
+    return model_folder(name, [WEIGHTS, CONFIG, CARD], revision)
 
 
 def read_config(folder: Path, schema: type[ConfigT]) -> ConfigT:

@@ -21,7 +21,7 @@ class DecoderOutput:
     logits: Float[Tensor, "batch classes time"] | None = None
     """Of each sample's mu-law class given the true samples before it, if the decoder predicts classes."""
     terms: dict[str, Float[Tensor, " batch"]] = field(default_factory=dict)
-    """Losses of each item that belong to the decoder alone, such as that of the pitch."""
+    """Losses of each item that do not compare waves, such as that of the pitch."""
 
     @property
     def prediction(self) -> Tensor:

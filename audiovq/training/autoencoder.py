@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from audiovq.batching import evenly_spread
 from audiovq.bottlenecks.base import bits_per_second, count_codes, perplexity
 from audiovq.config import AutoencoderConfig, ExperimentConfig
-from audiovq.data.crops import Crops, CropSampler
+from audiovq.data.crops import CropSampler
 from audiovq.data.manifest import Utterance, manifest_digest, read_manifest
-from audiovq.data.pitch import Tracker, pitch_tracks
 from audiovq.devices import seed_everything
 from audiovq.distributed import sum_over_processes
 from audiovq.errors import ConfigError, SpeakerError
+from audiovq.losses.distillation import cosine_distance
 from audiovq.losses.reconstruction import build_loss
 from audiovq.models import release
 from audiovq.models.autoencoder import Autoencoder, AutoencoderOutput
@@ -32,9 +32,8 @@ from audiovq.training.log import RunLog
 from audiovq.training.loop import Batch, Task, fit
 from audiovq.training.optimization import build_optimizer, descend
 from audiovq.training.state import Progress
+from audiovq.training.targets import Manifests, PitchTargets, TeacherTargets
 
-Manifests = Mapping[Path, Sequence[Utterance]]
-"""Utterances by their manifest."""
 EXAMPLES = 4
 """Validation utterances whose audio and mel pictures are logged."""
 
@@ -56,7 +55,7 @@ def train_autoencoder(
         ManifestError, AudioError: the data cannot be used.
         SpeakerError: the decoder is to be told who speaks, and the data do not say it, or tell of an unknown speaker.
         OutputExistsError: another process trains there, or `output` holds files that audiovq did not write.
-        CheckpointError: the state or the release to start from is damaged.
+        CheckpointError: the state, the release to start from or the teacher is damaged.
         Stopped: SIGTERM or SIGINT arrived; the state was saved first.
     """
     train = {path: read_manifest(path) for path in config.data.train_manifests}
@@ -100,7 +99,6 @@ class AutoencoderTask(Task[Autoencoder]):
         for part in self.frozen:
             part.requires_grad_(False)
         self.modules = {"model": self.model}
-        self.optimizers = {"generator": build_optimizer(self.model, settings)}
         self.loss = build_loss(config.loss, config.sample_rate).to(accelerator.device)
         crop_samples = -(-round(data.crop_seconds * config.sample_rate) // config.hop_length) * config.hop_length
         self.sampler = CropSampler(
@@ -117,14 +115,22 @@ class AutoencoderTask(Task[Autoencoder]):
         self.pitch = (
             PitchTargets(self.model, self.sampler, train, data.pitch) if self.model.decoder.wants_pitch else None
         )
-        self.inputs = ["wave", *(["speaker"] if config.speakers else []), *(["f0"] if self.pitch else [])]
+        self.teacher = None
+        if data.teacher is not None:
+            self.teacher = TeacherTargets(config.hop_length, self.sampler, train, data.teacher, accelerator.device)
+            seed_everything(settings.seed, "teacher")
+            self.modules["teacher"] = nn.Linear(config.latent_dim, self.teacher.dim)
+        self.optimizers = {"generator": build_optimizer(nn.ModuleList(self.modules.values()), settings)}
+        told = {"speaker": config.speakers, "f0": self.pitch, "teacher": self.teacher}
+        self.inputs = ["wave", *(name for name, given in told.items() if given)]
         self.audio_seconds = crop_samples / config.sample_rate * data.batch_size * accelerator.num_processes
         self.workers = data.workers
 
     def batch(self, index: int) -> Batch:
         crops = self.sampler.batch(index)
         names = [self.sampler.utterances[number].speaker for number in crops.numbers]
-        found = (crops.wave, speaker_numbers(names, self.config), self.pitch.of(crops) if self.pitch else None)
+        targets = [known.of(crops) if known else None for known in (self.pitch, self.teacher)]
+        found = (crops.wave, speaker_numbers(names, self.config), *targets)
         return tuple(tensor for tensor in found if tensor is not None)
 
     def update(self, step: int, batch: Batch) -> dict[str, Tensor]:
@@ -138,8 +144,15 @@ class AutoencoderTask(Task[Autoencoder]):
         for part in self.frozen:
             part.eval()  # Its statistics stay as they are, too.
         self.model.bottleneck.set_step(step)
+        told = dict(zip(self.inputs, batch, strict=True))
+        features = told.pop("teacher", None)
         with self.accelerator.autocast():
-            return self.networks["model"](**dict(zip(self.inputs, batch, strict=True)))
+            output = self.networks["model"](**told)
+        if features is not None:
+            heard, first = output.bottleneck.latents, output.bottleneck.first
+            heard = first if first is not None and self.config.loss.distilled == "first" else heard
+            output.terms["distill"] = cosine_distance(self.networks["teacher"](heard.mT), features)
+        return output
 
     def descend(
         self,
@@ -148,10 +161,10 @@ class AutoencoderTask(Task[Autoencoder]):
         total: Tensor,
         terms: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        """One step down a loss of the waves, to which the bottleneck's loss and the decoder's terms are added."""
+        """One step down a loss of the waves, to which the bottleneck's loss and the network's terms are added."""
         total = total + self.config.loss.bottleneck * output.bottleneck.loss
         total = total + self.model.bottleneck.surrogate_loss(output.bottleneck, reconstruction)
-        total = total + self.config.loss.of_decoder(output.terms)
+        total = total + self.config.loss.of_network(output.terms)
         norm = self.step("generator", total, self.networks["model"])
         return {
             "loss": total.detach(),
@@ -293,27 +306,6 @@ def crop_weights(parts: Iterable[Sequence[Utterance]], shares: Sequence[float] |
     if shares is not None:
         durations = [share * part / part.sum() for share, part in zip(shares, durations, strict=True)]
     return np.concatenate(durations).tolist()
-
-
-class PitchTargets:
-    """The true pitch of training crops, for a decoder that starts from a source."""
-
-    def __init__(self, model: Autoencoder, sampler: CropSampler, train: Manifests, tracker: Tracker | None):
-        self._rate = sampler.sample_rate
-        self._times = model.pitch_times(sampler.crop_samples).numpy()
-        self._tracks = [pitch_tracks(path, utterances, tracker) for path, utterances in train.items()]
-        self._ends = np.cumsum([len(utterances) for utterances in train.values()])
-
-    def of(self, crops: Crops) -> Float[Tensor, "batch hops"]:
-        """Pitch in Hz, 0 where it is unvoiced, at the times that the decoder wants to know it."""
-        found = []
-        for number, speed, seconds in zip(
-            crops.numbers, crops.speeds, crops.seconds(self._times, self._rate), strict=True
-        ):
-            part = int(np.searchsorted(self._ends, number, side="right"))
-            first = int(self._ends[part - 1]) if part else 0
-            found.append(speed * self._tracks[part].at(number - first, seconds))
-        return torch.from_numpy(np.stack(found))
 
 
 def with_speakers(config: ExperimentConfig, train: Manifests, valid: Manifests) -> ExperimentConfig:

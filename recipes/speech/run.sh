@@ -8,6 +8,7 @@
 #   --valid "..."      manifests that say which model is best
 #   --test "..."       manifests of other speakers, to measure on
 #   --shares "..."     shares of the training crops, one for each of --train (default: by duration)
+#   --teacher DIR      Whisper, WavLM or HuBERT, whose features the first codebook is to tell (default: none)
 #   --exp DIR          folder for everything that is made        (default: exp, beside this script)
 #   --config FILE      configuration of model and training       (default: conf/speech.yaml, beside this script)
 #   --overrides "..."  changes to it, as in "training.steps=20000 data.batch_size=32"
@@ -30,6 +31,7 @@ train=
 valid=
 test=
 shares=
+teacher=
 exp=$recipe/exp
 config=$recipe/conf/speech.yaml
 overrides=
@@ -38,7 +40,7 @@ limit=40
 device=auto
 stage=
 stop_stage=
-parse_options train valid test shares exp config overrides finetune_overrides limit device stage stop_stage -- "$@"
+parse_options train valid test shares teacher exp config overrides finetune_overrides limit device stage stop_stage -- "$@"
 [[ -f $config ]] || fail "--config $config: no such file"
 [[ $limit =~ ^[1-9][0-9]*$ ]] || fail "--limit $limit: expected a number from 1 on"
 for name in train valid test; do
@@ -61,7 +63,8 @@ launch() {
   shift
   # shellcheck disable=SC2086 # One word a manifest, an override.
   audiovq train "$config" data.train="$(list $train)" data.valid="$(list $valid)" \
-    ${shares:+"data.shares=[${shares// /, }]"} $overrides "$@" --output "$output" --device "$device"
+    ${shares:+"data.shares=[${shares// /, }]"} ${teacher:+data.teacher="$teacher" loss.distill=1} \
+    $overrides "$@" --output "$output" --device "$device"
 }
 
 # measure MODEL OUTPUT: evaluate on each of the test manifests.
@@ -85,7 +88,7 @@ evaluate() {
 finetune() {
   # shellcheck disable=SC2086 # One word an override.
   launch "$exp/finetuned" adversarial={} training.init_from="$exp/release" \
-    "training.freeze=[encoder, bottleneck]" $finetune_overrides
+    "training.freeze=[encoder, bottleneck]" data.teacher=null loss.distill=0 $finetune_overrides
 }
 
 evaluate_finetuned() {
@@ -94,7 +97,7 @@ evaluate_finetuned() {
 
 mkdir -p "$exp"
 exp=$(cd "$exp" && pwd)
-settings="train $train valid $valid test $test shares $shares config $(cksum <"$config") overrides $overrides limit $limit"
+settings="train $train valid $valid test $test shares $shares teacher $teacher config $(cksum <"$config") overrides $overrides limit $limit"
 # shellcheck disable=SC2034 # Read by run_stages.
 settings_finetune="finetune $finetune_overrides"
 run_stages 1 train evaluate finetune evaluate_finetuned

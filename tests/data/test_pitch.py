@@ -53,7 +53,7 @@ def test_tracks_are_kept_beside_the_manifest_and_made_anew_when_it_changes(liste
     np.testing.assert_allclose(tracks.at(1, times), 220.0, rtol=0.02)
     assert (manifest.parent / "train.pitch-swift.npz").exists()
     assert re.search(
-        r"pitch of 0\.00 hours by swift in \d+ s, \d+ x real time: .*train\.pitch-swift\.npz", capsys.readouterr().err
+        r"pitch by swift of 0\.00 hours in \d+ s, \d+ x real time: .*train\.pitch-swift\.npz", capsys.readouterr().err
     )
 
     calls = []

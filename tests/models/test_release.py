@@ -161,7 +161,7 @@ def test_weights_of_another_size(release):
 
 
 def test_a_file_in_place_of_the_folder(release):
-    with pytest.raises(CheckpointError, match=r"expected a model folder with config\.json"):
+    with pytest.raises(CheckpointError, match=r"config\.json: expected the folder of a model, found a file"):
         AudioTokenizer.from_pretrained(release / "config.json", "cpu")
 
 

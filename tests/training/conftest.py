@@ -4,12 +4,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from accelerate.state import AcceleratorState, GradientState
 
 from audiovq.audio.files import AudioSource
 from audiovq.config import ExperimentConfig
+from audiovq.data import features
 from audiovq.data.manifest import Utterance, write_manifest
+from audiovq.data.teachers import Teacher
 
 SPEECH = Path(__file__).parents[2] / "recipes" / "mini" / "data"
 
@@ -52,6 +55,33 @@ def wavenet() -> dict[str, dict[str, Any]]:
     return {
         "decoder": {"type": "wavenet", **small, "speaker_dim": 2, "jitter": 0.2},
         "loss": {"mu_law": 1, "mel": 0, "stft": 0},
+    }
+
+
+class Loudness(Teacher):
+    """Knows how loud and how bright each 20 ms of speech are."""
+
+    source, rate, first = "loudness", 50.0, 0.01
+
+    def hear(self, wave):
+        frames = np.pad(wave, (0, -len(wave) % 320)).reshape(-1, 320)
+        level = np.log10(np.square(frames).mean(1) + 1e-6)
+        bright = np.log10(np.square(np.diff(frames)).mean(1) + 1e-6)
+        return np.stack([level, bright - level], 1)
+
+
+@pytest.fixture
+def taught(tmp_path_factory, monkeypatch) -> dict[str, dict[str, Any]]:
+    """The sections of an experiment that give it residual codes, of which the first is to tell a teacher's features."""
+    folder = tmp_path_factory.mktemp("teachers") / "loudness"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.bin").write_bytes(b"loudness")
+    monkeypatch.setattr(features, "load_teacher", lambda *_: Loudness())
+    return {
+        "bottleneck": {"type": "residual", "num_codebooks": 3, "codebook_size": 8, "code_dim": 4},
+        "loss": {"fft_sizes": [512, 128], "distill": 2.0},
+        "data": {"teacher": str(folder)},
     }
 
 

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 
 from audiovq.bottlenecks.vq import VectorQuantizer
 from audiovq.config import ExperimentConfig, PriorExperimentConfig, VQConfig
@@ -26,6 +27,7 @@ from audiovq.losses.reconstruction import ReconstructionLoss
 from audiovq.models.autoencoder import Autoencoder
 from audiovq.models.prior import CodePrior
 from audiovq.training import autoencoder, loop, prior
+from audiovq.training.targets import TeacherTargets
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +60,9 @@ def process(
     def fit(accelerator, task, settings, folder):
         progress = original(accelerator, task, settings, folder)
         first, *_ = task.batch(rank)
-        save_file({**task.model.state_dict(), "first batch": first}, folder.path / f"rank-{rank}.safetensors")
+        weights = nn.ModuleDict(task.modules).state_dict()
+        weights = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+        save_file({**weights, "first batch": first}, folder.path / f"rank-{rank}.safetensors")
         return progress
 
     autoencoder.fit = prior.fit = fit
@@ -96,12 +100,16 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def configs(experiment, wavenet) -> dict[str, ExperimentConfig]:
+def configs(experiment, wavenet, taught) -> dict[str, ExperimentConfig]:
     options = {"steps": 6, "valid_every": 6, "valid_utterances": 1, "averaging_decay": 0.5}
     configs = {update: experiment(bottleneck={"update": update}, training=options) for update in UPDATES}
     residual = {"type": "residual", "num_codebooks": 3, "codebook_size": 8, "decay": 0.8, "revive_below": 0.8}
     fsq = {"type": "fsq", "levels": [5, 4], "num_codebooks": 2}
+    data = experiment(**taught).data  # Its features are there before the processes, which have no such teacher.
+    train = {path: read_manifest(path) for path in data.train_manifests}
+    TeacherTargets(80, CropSampler(read_manifest(*train), 16000, 3200, 4, 0), train, data.teacher, torch.device("cpu"))
     return configs | {
+        "teacher": experiment(training=options, **taught),
         "wavenet": experiment(training=options, **wavenet),
         "residual": experiment(bottleneck=residual, training={**options, "valid_utterances": 2}),
         "fsq": experiment(bottleneck=fsq, training=options),
@@ -152,10 +160,11 @@ def trained(folder, configs, of_prior) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [*UPDATES, "wavenet", "residual", "fsq", "fsq-residual", "adversarial"])
+@pytest.mark.parametrize("name", [*UPDATES, "wavenet", "residual", "fsq", "fsq-residual", "adversarial", "teacher"])
 def test_weights_codebooks_and_statistics_are_equal_on_both(trained, name):
     ranks = [load_file(trained / name / f"rank-{rank}.safetensors") for rank in range(2)]
     assert not torch.equal(ranks[0].pop("first batch"), ranks[1].pop("first batch"))
+    assert ("teacher.weight" in ranks[0]) == (name == "teacher")
     assert "bottleneck.usage" in ranks[0] or "bottleneck.levels.1.usage" in ranks[0]
     assert [name for name in ranks[0] if not torch.equal(ranks[0][name], ranks[1][name])] == []
 

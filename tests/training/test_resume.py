@@ -78,9 +78,9 @@ def kept_states(folder: Path) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("case", [*CASES, "wavenet"])
-def test_a_run_stopped_by_a_signal_and_resumed_equals_an_uninterrupted_one(case, experiment, wavenet, tmp_path):
-    config = experiment(**(wavenet if case == "wavenet" else CASES[case]))
+@pytest.mark.parametrize("case", [*CASES, "wavenet", "teacher"])
+def test_a_run_stopped_by_a_signal_and_resumed_equals_an_uninterrupted_one(case, experiment, wavenet, taught, tmp_path):
+    config = experiment(**{**CASES, "wavenet": wavenet, "teacher": taught}[case])
     train_autoencoder(config, tmp_path / "whole", "cpu")
 
     handler = signal.getsignal(signal.SIGTERM)
