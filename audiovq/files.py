@@ -238,7 +238,9 @@ def model_folder(name: str, patterns: Sequence[str], revision: str | None = None
 def refuse_to_overwrite(path: str | Path, force: bool) -> None:
     """Raise `OutputExistsError` if `path` exists (as a file, or as a folder with something in it) without `force`."""
     path = Path(path)
-    occupied = any(path.iterdir()) if path.is_dir() else path.exists()
+    # What a killed run left goes when something is written there.
+    held = (inner.name for inner in path.iterdir()) if path.is_dir() else ()
+    occupied = any(not name.startswith(".partial-") for name in held) if path.is_dir() else path.exists()
     if occupied and not force:
         raise OutputExistsError(f"{path} exists already; choose another output or add --force to overwrite it")
 

@@ -13,6 +13,8 @@ _SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 60, 60, 
 
 
 T = TypeVar("T")
+LONGEST_LINE = 1000
+"""Characters of a message."""
 warned: set[str] = set()
 """Kinds of warnings that this process, or the command that it runs, has given."""
 
@@ -24,6 +26,12 @@ def printable(text: str) -> str:
     shown as `\x1b`, `\u2028`, `\u202e`, `\udcff`. What is shown already is left as it is: twice is once.
     """
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def one_line(text: str) -> str:
+    """A message as it is shown: `printable`, and without its middle if it is longer than anybody reads."""
+    shown = printable(text)
+    return shown if len(shown) <= LONGEST_LINE else f"{shown[: LONGEST_LINE // 2]} ... {shown[-LONGEST_LINE // 2 :]}"
 
 
 def name_sizes(sizes: Sequence[int]) -> str:

@@ -154,3 +154,11 @@ def test_a_folder_under_way_is_locked_and_one_whose_writer_is_gone_goes_back(tmp
     files = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if not path.is_dir())
     assert files == ["a/new.txt", "b/old.txt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".partial-mine", "a", "b"]
+
+
+def test_what_a_killed_run_left_is_no_output(tmp_path):
+    (tmp_path / ".partial-abc.json").touch()
+    refuse_to_overwrite(tmp_path, force=False)
+    (tmp_path / "metrics.json").touch()
+    with pytest.raises(OutputExistsError):
+        refuse_to_overwrite(tmp_path, force=False)

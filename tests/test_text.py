@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audiovq.text import printable, shown
+from audiovq.text import one_line, printable, shown
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,12 @@ def test_a_shown_value_fits_a_line(value):
 
 def test_integers_that_python_does_not_write_out():
     assert shown(1 << 20000) == "int with too many digits"
+
+
+def test_a_message_of_endless_length_loses_its_middle():
+    line = one_line("begin " + "\x1b" * 10**5 + " end")
+    assert line.startswith("begin ")
+    assert line.endswith(" end")
+    assert "\x1b" not in line
+    assert len(line) < 1010
+    assert one_line("short\n") == "short\\n"

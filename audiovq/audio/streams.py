@@ -61,7 +61,7 @@ class StreamDecoder(AudioDecoder):
         parts: list[np.ndarray] = []
         while count:
             if not len(self._left) and (frame := next(self._frames, None)) is not None:
-                self._left = _mono(frame)
+                self._left = self._mono(frame)
             if not len(self._left):
                 break
             parts.append(self._left[:count])
@@ -77,7 +77,7 @@ class StreamDecoder(AudioDecoder):
     def restart(self) -> None:
         self._open()
         first = next(self._frames, None)
-        self._left = np.zeros(0, np.float32) if first is None else _mono(first)
+        self._left = np.zeros(0, np.float32) if first is None else self._mono(first)
         self.position = 0
 
     def _open(self) -> None:
@@ -146,6 +146,23 @@ class StreamDecoder(AudioDecoder):
         except av.error.FFmpegError as error:
             raise AudioError(f"{self._place.path}: {_DAMAGED.format(reason(error))}") from error
 
+    def _mono(self, frame: AudioFrame) -> np.ndarray:
+        """The mean of a frame's channels: float32 [samples]."""
+        try:
+            samples = frame.to_ndarray()
+        except ValueError as error:
+            raise AudioError(
+                f"{self._place.path}: holds samples of format {frame.format.name}, convert it first"
+            ) from error
+        if not frame.format.is_planar:
+            samples = samples.reshape(-1, frame.layout.nb_channels).T
+        if samples.dtype == np.uint8:
+            samples = (samples.astype(np.float32) - 128) / 128
+        elif samples.dtype.kind == "i":
+            samples = samples * np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))
+        samples = samples.astype(np.float32, copy=False)
+        return samples[0] if len(samples) == 1 else samples.mean(axis=0)
+
     def count(self) -> int:
         """Decode to the end; the number of samples.
 
@@ -201,16 +218,3 @@ def open_stream(place: Place, unread: str) -> StreamDecoder:
         if missing := missing_in_file(file, place.size):  # type: ignore[arg-type]
             raise AudioError(f"{place.path}: is truncated: {missing}")
     return StreamDecoder(place, unread)
-
-
-def _mono(frame: AudioFrame) -> np.ndarray:
-    """The mean of a frame's channels: float32 [samples]."""
-    samples = frame.to_ndarray()
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, frame.layout.nb_channels).T
-    if samples.dtype == np.uint8:
-        samples = (samples.astype(np.float32) - 128) / 128
-    elif samples.dtype.kind == "i":
-        samples = samples * np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))
-    samples = samples.astype(np.float32, copy=False)
-    return samples[0] if len(samples) == 1 else samples.mean(axis=0)

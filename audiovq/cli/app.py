@@ -21,7 +21,7 @@ from audiovq.allocator import keep_freed_memory
 from audiovq.cli import evaluate, files, prepare, prior, tokenize, tokens, train
 from audiovq.cli.streams import standard_streams
 from audiovq.errors import AudioVQError, Stopped, WorkerError
-from audiovq.text import printable, warned
+from audiovq.text import one_line, printable, warned
 
 app = typer.Typer(
     name="audiovq",
@@ -74,12 +74,12 @@ def _report(error: BaseException) -> int:
     if line is None:
         traceback.print_exception(error)
     else:
-        print(f"audiovq: {printable(line)}", file=sys.stderr)
+        print(f"audiovq: {one_line(line)}", file=sys.stderr)
     return code
 
 
 def _show_warning(message: Warning | str, *_: object) -> None:
-    print(f"audiovq: warning: {printable(str(message))}", file=sys.stderr)
+    print(f"audiovq: warning: {one_line(str(message))}", file=sys.stderr)
 
 
 def _show_usage(error: Any) -> int:

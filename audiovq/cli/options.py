@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from audiovq.text import printable
+from audiovq.text import one_line, printable
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="Model folder, or organisation/name on the Hugging Face Hub.")
@@ -27,7 +27,7 @@ Codebooks = Annotated[
 def say(*lines: object, err: bool = False) -> None:
     """Print lines, with names in them that cannot command the terminal; every command prints with this."""
     for line in lines:
-        print(printable(str(line)), file=sys.stderr if err else sys.stdout, flush=True)
+        print((one_line if err else printable)(str(line)), file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def report_files(failures: list[str], total: int, output: Path) -> None:

@@ -24,7 +24,7 @@ FORMAT = "2"
 class Progress:
     """How far a run has come."""
 
-    step: Annotated[int, Field(ge=0, strict=True)] = 0
+    step: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
     """Optimiser steps done."""
     best: dict[str, Annotated[float, Field(strict=True)]] | None = None
     """Metrics of the best validation so far, with its `step`; the lowest `loss` is the best."""

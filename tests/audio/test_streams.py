@@ -284,3 +284,11 @@ def test_only_of_a_file_that_does_not_say_how_long_it_is_nobody_can_tell(files, 
     told = [str(warning.message) for warning in recwarn if "does not say how long it is" in str(warning.message)]
     assert len(told) == (name in OPEN)
     assert all(str(path) in message for message in told)
+
+
+def test_samples_that_no_array_holds_are_told(tmp_path):
+    path, data = tmp_path / "64 bit.wav", bytes(8 * 1000)
+    header = struct.pack("<4sI4s4sIHHIIHH", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16, 1, 1, RATE, 8 * RATE, 8, 64)
+    path.write_bytes(header + b"data" + struct.pack("<I", len(data)) + data)
+    with pytest.raises(AudioError, match=r"64 bit\.wav: holds samples of format s64, convert it first"):
+        AudioSource.open(path).read()

@@ -7,6 +7,7 @@ import io
 import os
 import pickle
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -259,6 +260,17 @@ def test_a_warning_is_one_line_on_stderr(run, model, tmp_path):
     assert code == 0
     (line,) = err.splitlines()
     assert line.startswith(f"audiovq: warning: {tmp_path / 'a.wav'}: does not say how long it is; ")
+
+
+def test_an_endless_name_is_cut_where_it_is_shown(run, model, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(), 16000)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "a.wav", "x" * 5000 + ".wav")
+    code, _, err = run("tokenize", model, tmp_path / "a.tar", "-o", tmp_path / "codes")
+    assert code == 1
+    (line,) = err.splitlines()
+    assert line.endswith("rename it")
+    assert len(line) < 1100
 
 
 @pytest.mark.parametrize("option", ["--batch-seconds", "--max-seconds", "--unit-seconds"])

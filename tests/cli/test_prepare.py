@@ -178,6 +178,14 @@ def test_a_run_that_came_meanwhile_stays(tmp_path, run, monkeypatch):
     assert {path.name for path in data.iterdir()} == {"train.jsonl.gz", "test.jsonl.gz", "summary.json"}
 
 
+def test_what_a_killed_run_left_goes(tmp_path, run):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/.partial-abc.gz").touch()
+    corpus = make_corpus(tmp_path / "corpus", speakers=1, utterances=1)
+    assert run("prepare", "folder", corpus, "-o", tmp_path / "data")[0] == 0
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"train.jsonl.gz", "summary.json"}
+
+
 def test_force_removes_only_what_prepare_has_written(tmp_path, run):
     corpus, data = make_corpus(tmp_path / "corpus", speakers=1, utterances=3), tmp_path / "data"
     data.mkdir()

@@ -150,6 +150,7 @@ def drop_moments(tensors: dict, _metadata: dict) -> None:
         (lambda tensors, _: tensors.update({"other/0": tensors.pop("optimizer/0/step")}), "the state of 'other'"),
         (lambda _, metadata: metadata.update(progress="[3]"), "its progress is no progress"),
         (lambda _, metadata: metadata.update(progress='{"step": -1}'), "its progress is no progress"),
+        (lambda _, metadata: metadata.update(progress=f'{{"step": {10**30}}}'), "its progress is no progress"),
         (lambda _, metadata: metadata.update(progress='{"step": 2, "best": {}}'), "its progress is no progress"),
         (lambda _, metadata: metadata.update(format="1"), "of another version of audiovq"),
     ],
