@@ -30,7 +30,7 @@ from audiovq.tokens.shards import schema
 from audiovq.tokens.statistics import format_statistics, measure_tokens
 from audiovq.tokens.verify import verify_tokens
 from audiovq.training.folder import check_own
-from audiovq.training.state import Progress, is_state, load_state, read_record, save_state
+from audiovq.training.state import Progress, is_state, load_state, read_run_record, save_state
 
 SHARED = settings.get_profile("fuzz")
 FEWER = settings(SHARED, max_examples=25)
@@ -183,7 +183,7 @@ def state(tmp_path) -> Path:
 def read_state(path: Path, safely) -> None:
     with safely():
         load_state(path, parts())
-    for read in (read_record, is_state):
+    for read in (read_run_record, is_state):
         with safely():
             read(path)
     with safely():
