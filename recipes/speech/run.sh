@@ -63,7 +63,7 @@ launch() {
   shift
   # shellcheck disable=SC2086 # One word a manifest, an override.
   audiovq train "$config" data.train="$(list $train)" data.valid="$(list $valid)" \
-    ${shares:+"data.shares=[${shares// /, }]"} ${teacher:+data.teacher="$teacher" loss.distill=1} \
+    ${shares:+"data.shares=[${shares// /, }]"} ${teacher:+data.teacher="$teacher" loss.distill=10} \
     $overrides "$@" --output "$output" --device "$device"
 }
 
