@@ -35,6 +35,13 @@ def test_it_is_listed_with_what_it_is(run):
     code, out, err = run("models")
     assert (code, err) == (0, "")
     assert out.startswith(f"{NAME}: 16 kHz, 50 frames/s, 10.8 M parameters, ")
+    (found,) = pretrained_models()
+    assert [rate.bitrate for rate in found.rates] == [500, 1000, 1500, 3000]
+    card = (PRETRAINED / NAME / CARD).read_text()
+    for rate in found.rates:  # The card, the list and the record say the same.
+        figures = [f"{value:.3g}" for value in rate.metrics.values()]
+        assert f"| {rate.codebooks} | {rate.bitrate / 1000:g} | {' | '.join(figures)} |" in card
+        assert all(figure in out for figure in figures)
 
 
 def test_a_list_of_models_has_their_quality_and_damage_is_named(tiny_tokenizer, tmp_path):
@@ -57,8 +64,8 @@ def test_speech_stays_intelligible_and_more_codebooks_keep_more(tokenizer, speec
     codes = tokenizer.encode(wave, rate)
     scores = [stoi(wave, tokenizer.decode(codes[:, :books], wave.shape[-1])[0], rate) for books in (1, 3, 6)]
     assert scores == sorted(scores)
-    assert scores[1] > 0.75
-    assert scores[2] > 0.8
+    assert scores[1] > 0.8
+    assert scores[2] > 0.83
 
 
 def test_codes_are_those_of_any_batch_and_piece(tokenizer, mini_speech):
