@@ -1,8 +1,8 @@
 """Features that a teacher gives of a manifest's utterances, needed in training alone.
 
 They are computed once, utterance after utterance, and kept beside the manifest as an Arrow file of 16-bit floats, which
-is mapped into memory and never read as a whole. All dimensions are kept: Whisper base's best 128 of 512 hold two thirds
-of their variance, each dimension scaled to the same. At 50 frames of 512 numbers a second, an hour takes 184 MB.
+is mapped into memory and never read as a whole. All dimensions are kept. At 50 frames of 512 numbers a second, an hour
+takes 184 MB.
 """
 
 from __future__ import annotations

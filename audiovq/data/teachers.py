@@ -1,8 +1,7 @@
 """Teachers: networks that know speech, and what they make of a recording, frame by frame.
 
-A recording is heard by itself, in pieces of at most half a minute. Several in one window of Whisper's 30 s would change
-each other's features, by a cosine distance of 0.17 even with a second between them; a window that ends a second after
-the recording changes them by 0.06, and is the fastest of all.
+A recording is heard by itself, in pieces of at most half a minute: several in one window of Whisper's 30 s would change
+each other's features. Its window ends a second after the recording, since a full one only costs more.
 """
 
 from __future__ import annotations
