@@ -145,9 +145,7 @@ def main(
     train: Annotated[str, typer.Option(help="Manifests of the training speech.")],
     valid: Annotated[str, typer.Option(help="Manifests that say which model is best.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for all runs.")],
-    shares: Annotated[
-        str, typer.Option(help="Shares of the training crops, one a manifest.  [default: by duration]")
-    ] = "",
+    shares: Annotated[str, typer.Option(help="Shares of the crops, one a manifest.  [default: by duration]")] = "",
     teacher: Annotated[str, typer.Option(help="Teacher of the variant of that name.  [default: it is left out]")] = "",
     minutes: Annotated[float, typer.Option(min=0.01, help="CPU minutes of training, for each variant.")] = 20.0,
     only: Annotated[str, typer.Option(help="Variants, in this order.  [default: all]")] = "",
