@@ -9,9 +9,12 @@ The folder stays a model of audiovq as well: `AudioTokenizer.from_pretrained` an
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioTokenization, AutoProcessor
+from transformers.utils import logging
 
 from audiovq.files import write_text
 from audiovq.interop.codec import AudioVQModel
@@ -54,6 +57,17 @@ def export_transformers(tokenizer: AudioTokenizer, output: str | Path, force: bo
     """
     speaker = f', speaker="{tokenizer.speakers[0]}"' if tokenizer.speakers else ""
     card = release.model_card("Audio tokenizer", TAGS, tokenizer.describe(), EXAMPLE.format(speaker=speaker))
-    with export_folder(tokenizer, "transformers", output, force) as folder:
+    with export_folder(tokenizer, "transformers", output, force) as folder, _no_progress_bars():
         AudioVQModel.of(tokenizer).save_pretrained(folder)
         write_text(folder / release.CARD, card)
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    before = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if before:
+            logging.enable_progress_bar()
