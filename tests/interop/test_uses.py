@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoFeatureExtractor, AutoModel, LlamaConfig, LlamaForCausalLM
 
+from audiovq.errors import TokenError
 from audiovq.interop.transformers import AudioVQModel
 from audiovq.models.tokenizer import AudioTokenizer
 
@@ -72,5 +73,5 @@ def test_a_language_model_learns_the_codes_and_what_it_samples_is_decoded(codec,
     assert values.shape == (1, 1, 20 * shipped.hop_length)
     assert values.isfinite().all()
     assert values.std() > 1e-4
-    with pytest.raises(Exception, match="expected codes from 0 to 1023"):  # Without the offsets taken away.
+    with pytest.raises(TokenError, match="expected codes from 0 to 1023"):  # Without the offsets taken away.
         codec.decode(line[0, 1:].view(-1, books).T[None])
