@@ -58,7 +58,7 @@ async def encode_batches(waiting: asyncio.Queue) -> None:
         items += [waiting.get_nowait() for _ in range(min(MOST - 1, waiting.qsize()))]
         waves, answers = zip(*items, strict=True)
         try:
-            found = await asyncio.get_running_loop().run_in_executor(model_thread, encode, waves)
+            found = await asyncio.get_running_loop().run_in_executor(model_thread, encode, list(waves))
         except Exception as error:  # Those who wait hear of it, whatever it is.
             found = [error] * len(answers)
         for answer, codes in zip(answers, found, strict=True):
