@@ -46,6 +46,13 @@ class ResidualStack(Bottleneck):
             metrics |= {f"{name}_{number}": value for name, value in output.metrics.items()}
         return BottleneckOutput(latents, torch.cat(codes, 1), loss, metrics, first=heard[0])
 
+    def settle(self, z: Float[Tensor, "batch dim frames"]) -> None:
+        residual = z
+        for number in range(self.num_codebooks):
+            level = self.level(number)
+            level.settle(residual)
+            residual = residual - level(residual).latents
+
     def level(self, number: int) -> Quantizer:
         """The quantizer of a codebook."""
         level = self.levels[number]

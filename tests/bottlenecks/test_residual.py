@@ -162,3 +162,32 @@ def test_metrics_are_told_for_each_codebook():
     assert {f"{name}_{q}" for name in ("perplexity", "quantization_error", "revived_codes") for q in range(Q)} == set(
         metrics
     )
+
+
+# --- codes of other latents ------------------------------------------------------------------------------------
+
+
+def test_settled_codes_are_means_of_the_new_latents_level_by_level():
+    quantizer = build(code_dim=None, normalize=False, update="ema").eval()
+    before = [level.codebook.clone() for level in quantizer.levels]
+    turn = torch.linalg.qr(torch.randn(DIM, DIM))[0]
+    z = torch.einsum("ij,bjf->bif", 0.8 * torch.eye(DIM) + 0.2 * turn, latents(40, 25))  # As an encoder drifts.
+    error = (quantizer(z).latents - z).square().mean()
+    statistics = {name: value.clone() for name, value in quantizer.named_buffers()}
+    quantizer.settle(z)
+    assert (quantizer(z).latents - z).square().mean() < error
+    left = z.mT.reshape(-1, DIM)
+    for level, old in zip(quantizer.levels, before, strict=True):
+        chosen = (left[:, None] - old[None]).square().sum(-1).argmin(-1)
+        for code in range(K):
+            expected = torch.cat([old[code : code + 1], left[chosen == code]]).mean(0)
+            torch.testing.assert_close(level.codebook[code], expected, atol=1e-4, rtol=1e-4)
+        left = left - level.codebook[(left[:, None] - level.codebook[None]).square().sum(-1).argmin(-1)]
+    assert all(torch.equal(statistics[name], value) for name, value in quantizer.named_buffers())
+
+
+def test_codebooks_that_gradients_train_do_not_settle():
+    quantizer = build(code_dim=None, normalize=False).eval()
+    before = quantizer.levels[0].codebook.clone()
+    quantizer.settle(latents() + 3)
+    assert torch.equal(quantizer.levels[0].codebook, before)
