@@ -13,7 +13,7 @@ from audiovq.cli.options import say
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, measure and export token data sets.")
 
-Tokens = Annotated[Path, typer.Argument(metavar="TOKENS", help="Folder of a token data set.")]
+Tokens = Annotated[str, typer.Argument(metavar="TOKENS", help="Folder of a token data set, or its URL.")]
 
 
 class Format(str, Enum):
@@ -29,7 +29,7 @@ class Format(str, Enum):
 def verify(
     tokens: Tokens,
     input: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(metavar="INPUT", help="What was tokenized, to compare ids and lengths with; may be repeated."),
     ] = None,
     model: Annotated[

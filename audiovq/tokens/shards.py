@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from audiovq.errors import ManifestError, TokenError
 from audiovq.files import atomic_path, open_file
+from audiovq.storage import AnyPath, RemotePath
 
 if TYPE_CHECKING:
     from jaxtyping import UInt16
@@ -56,7 +56,7 @@ def schema() -> Any:
     )
 
 
-def write_shard(path: str | Path, rows: Sequence[TokenRow]) -> None:
+def write_shard(path: str | AnyPath, rows: Sequence[TokenRow]) -> None:
     """Write one Parquet shard, atomically; equal rows give equal bytes."""
     import pyarrow.parquet as pq
 
@@ -124,7 +124,7 @@ def _texts(values: Sequence[str | None]) -> Any:
     )
 
 
-def open_shard(path: Path) -> Any:
+def open_shard(path: AnyPath) -> Any:
     """A shard as a `pyarrow.parquet.ParquetFile`; only its footer is read.
 
     Raises:
@@ -134,9 +134,7 @@ def open_shard(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        open_file(path).close()  # Arrow would wait for a pipe.
-        # As bytes: Arrow takes a name for UTF-8 otherwise.
-        file = pq.ParquetFile(pa.OSFile(os.fsencode(path)), page_checksum_verification=True)
+        file = pq.ParquetFile(_arrow_file(path), page_checksum_verification=True)
         found = ", ".join(f"{field.name} {field.type}" for field in file.schema_arrow)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(path, error) from error
@@ -145,7 +143,17 @@ def open_shard(path: Path) -> Any:
     return file
 
 
-def read_columns(file: Any, path: Path, names: Sequence[str], group: int | None = None) -> Any:
+def _arrow_file(path: AnyPath) -> Any:
+    import pyarrow as pa
+
+    file = open_file(path)
+    if isinstance(path, RemotePath):
+        return pa.PythonFile(file, "r")
+    file.close()  # Opened to see that it is one: Arrow would wait for a pipe.
+    return pa.OSFile(os.fsencode(path))  # As bytes: Arrow takes a name for UTF-8 otherwise.
+
+
+def read_columns(file: Any, path: AnyPath, names: Sequence[str], group: int | None = None) -> Any:
     """Some columns of a shard, or of one row group of it, as a `pyarrow.Table`; the others are not read.
 
     Raises:
@@ -165,7 +173,7 @@ def read_columns(file: Any, path: Path, names: Sequence[str], group: int | None 
         raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> TokenError:
+def _damaged(path: AnyPath, error: Exception) -> TokenError:
     return TokenError(f"{path}: is no token shard or is damaged ({' '.join(str(error).split())})")
 
 
@@ -175,7 +183,7 @@ class RowGroup:
     Codes are cut out of Arrow's buffers: there is no Python object for each code, as `to_pylist` would make.
     """
 
-    def __init__(self, file: Any, path: Path, group: int, num_codebooks: int):
+    def __init__(self, file: Any, path: AnyPath, group: int, num_codebooks: int):
         self.path, self.num_codebooks = path, num_codebooks
         table = read_columns(file, path, schema().names, group).combine_chunks()
         self._columns = {name: table.column(name) for name in schema().names if name != "codes"}
