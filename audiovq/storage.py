@@ -57,7 +57,7 @@ class RemotePath:
             ValueError: the name leads out of the bucket, or is absolute.
         """
         joined = posixpath.normpath(posixpath.join(self.key, name))
-        if name.startswith("/") or joined.startswith(".."):
+        if name.startswith("/") or joined.partition("/")[0] != self.key.partition("/")[0]:
             raise ValueError(f"expected a name below {self}, found {shown(name)}")
         return RemotePath(self.scheme, joined)
 
