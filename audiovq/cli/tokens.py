@@ -23,6 +23,8 @@ class Format(str, Enum):
     webdataset = "webdataset"
     kaldi = "kaldi"
     jsonl = "jsonl"
+    lhotse = "lhotse"
+    datasets = "datasets"
 
 
 @app.command()
@@ -106,7 +108,8 @@ def export(
         Format,
         typer.Option(
             help="memmap: one NumPy array and its offsets; webdataset: tars with .npy and .json; kaldi: binary "
-            "archives of integer vectors, one a codebook; jsonl: JSON lines."
+            "archives of integer vectors, one a codebook; jsonl: JSON lines; lhotse: cuts with codes in Shar tars; "
+            "datasets: Parquet and a card for the Hugging Face Hub."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the export.")],

@@ -14,7 +14,11 @@ from audiovq.files import atomic_path, open_file
 from audiovq.storage import AnyPath, RemotePath
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jaxtyping import UInt16
+
+    from audiovq.tokens.info import TokenizerInfo
 
 GROUP_CODES = 2**16
 """Codes in a row group, about. It is the least that is read for one row: half a millisecond, 128 KiB."""
@@ -69,6 +73,36 @@ def write_shard(path: str | AnyPath, rows: Sequence[TokenRow]) -> None:
             writer.write_table(_table(group))
 
 
+def write_hub_shard(path: Path, rows: Sequence[TokenRow], info: TokenizerInfo) -> None:
+    """Write a shard of a data set for the Hub (see `audiovq.tokens.export`), which names the model in its metadata."""
+    import pyarrow.parquet as pq
+
+    kind = np.int16 if info.codebook_size <= 2**15 else np.int32
+    table = _hub_table(rows, kind).replace_schema_metadata({"weights_sha256": info.weights_sha256})
+    with path.open("wb") as file, pq.ParquetWriter(file, table.schema, compression="zstd") as writer:
+        first = 0
+        for group in _groups(rows):
+            writer.write_table(table.slice(first, len(group)))
+            first += len(group)
+
+
+def _hub_table(rows: Sequence[TokenRow], kind: type[np.generic]) -> Any:
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            "utt_id": _texts([row.utt_id for row in rows]),
+            "speaker_id": _texts([row.speaker for row in rows]),
+            "n_frames": _numbers([row.num_frames for row in rows], np.int32),
+            "k_codebooks": _numbers([len(row.codes) for row in rows], np.int32),
+            "codes": _code_lists(rows, kind),
+            "sample_rate": _numbers([row.sample_rate for row in rows], np.int32),
+            "num_samples": _numbers([row.num_samples for row in rows], np.int64),
+            "source": _texts([row.source for row in rows]),
+        }
+    )
+
+
 def _groups(rows: Sequence[TokenRow]) -> Iterator[Sequence[TokenRow]]:
     """Consecutive rows of at most `GROUP_CODES` codes together, or a single longer one."""
     first, size = 0, 0
@@ -85,18 +119,23 @@ def _table(rows: Sequence[TokenRow]) -> Any:
     """Rows as columns, made from their buffers: `pyarrow.array` would import pandas, which nothing here needs."""
     import pyarrow as pa
 
-    codes = _numbers(np.concatenate([row.codes.ravel() for row in rows]), np.uint16)
-    books = _lists(np.repeat([row.num_frames for row in rows], [len(row.codes) for row in rows]), codes)
     columns = [
         _texts([row.utt_id for row in rows]),
         _texts([row.speaker for row in rows]),
         _numbers([row.sample_rate for row in rows], np.int32),
         _numbers([row.num_samples for row in rows], np.int64),
         _numbers([row.num_frames for row in rows], np.int64),
-        _lists([len(row.codes) for row in rows], books),
+        _code_lists(rows, np.uint16),
         _texts([row.source for row in rows]),
     ]
     return pa.Table.from_arrays(columns, schema=schema())
+
+
+def _code_lists(rows: Sequence[TokenRow], kind: type[np.generic]) -> Any:
+    """The codes of rows as lists of lists [Q][F]."""
+    codes = _numbers(np.concatenate([row.codes.ravel() for row in rows]), kind)
+    books = _lists(np.repeat([row.num_frames for row in rows], [len(row.codes) for row in rows]), codes)
+    return _lists([len(row.codes) for row in rows], books)
 
 
 def _numbers(values: Any, dtype: type[np.generic]) -> Any:
