@@ -33,6 +33,10 @@ class OutputExistsError(AudioVQError):
     """Output that would be overwritten."""
 
 
+class ExportError(AudioVQError):
+    """A model that cannot be exported in the form that was asked for."""
+
+
 class TrainingError(AudioVQError):
     """Training that cannot go on, such as a loss that is no longer finite."""
 

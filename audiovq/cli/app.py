@@ -18,7 +18,7 @@ import typer
 import audiovq
 from audiovq import files as writing
 from audiovq.allocator import keep_freed_memory
-from audiovq.cli import evaluate, files, prepare, prior, tokenize, tokens, train
+from audiovq.cli import evaluate, export, files, prepare, prior, tokenize, tokens, train
 from audiovq.cli.streams import standard_streams
 from audiovq.errors import AudioVQError, Stopped, WorkerError
 from audiovq.text import one_line, printable, warned
@@ -32,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
-for group in (prepare, train, files, evaluate, tokenize, prior):
+for group in (prepare, train, files, evaluate, tokenize, prior, export):
     app.add_typer(group.app)
 app.add_typer(tokens.app, name="tokens")
 
