@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from audiovq.errors import CheckpointError, OutputExistsError
-from audiovq.storage import AnyPath, RemotePath
+from audiovq.storage import AnyPath, RemotePath, require_local
 from audiovq.text import escape, shown
 
 cleaned: set[Path] = set()
@@ -106,6 +106,7 @@ def remove_stale_partials(folder: AnyPath) -> None:
 
 
 def _prepare(folder: Path) -> None:
+    require_local(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if folder not in cleaned:
         cleaned.add(folder)
@@ -251,6 +252,7 @@ def model_folder(name: str, patterns: Sequence[str], revision: str | None = None
 def refuse_to_overwrite(path: str | Path, force: bool) -> None:
     """Raise `OutputExistsError` if `path` exists (as a file, or as a folder with something in it) without `force`."""
     path = Path(path)
+    require_local(path)
     # What a killed run left goes when something is written there.
     held = (inner.name for inner in path.iterdir()) if path.is_dir() else ()
     occupied = any(not name.startswith(".partial-") for name in held) if path.is_dir() else path.exists()

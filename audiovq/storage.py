@@ -269,6 +269,12 @@ def locate(name: str | os.PathLike[str] | RemotePath) -> AnyPath:
     return RemotePath(scheme, key)
 
 
+def require_local(path: Path) -> None:
+    """Raise `ConfigError` for what `Path` makes of a URL: files would be written to a folder that is called `s3:`."""
+    if path.parts and path.parts[0].removesuffix(":") in SCHEMES and path.parts[0].endswith(":"):
+        raise ConfigError(f"{path}: expected a local path; only `audiovq tokenize` writes to object stores")
+
+
 def locate_audio(name: str) -> Location:
     """As `locate`; a `data:` URL is a recording in memory.
 

@@ -146,3 +146,16 @@ def test_whatever_a_store_raises_names_the_url_in_one_line(monkeypatch, error):
         locate("s3://bucket/a").exists()
     assert caught.value.filename == "s3://bucket/a"
     assert "\n" not in (caught.value.strerror or "")
+
+
+@pytest.mark.parametrize("command", ["encode MODEL SPEECH", "prepare folder SPEECH", "evaluate MODEL MANIFEST"])
+def test_what_is_written_to_disk_alone_makes_no_folder_that_is_called_as_a_url(
+    tmp_path, monkeypatch, run, model, six_files, manifest, command
+):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    names = {"MODEL": model, "SPEECH": six_files, "MANIFEST": manifest}
+    code, out, err = run(*(names.get(word, word) for word in command.split()), "-o", "s3://bucket/out")
+    assert (code, out) == (2, "")
+    assert "expected a local path; only `audiovq tokenize` writes to object stores" in err
+    assert sorted(tmp_path.iterdir()) == before
