@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -70,9 +71,9 @@ def list_shar(shards: Iterable[AnyPath]) -> Iterator[Item]:
     for path in shards:
         number = _SHARD.fullmatch(path.name)[1]  # type: ignore[index]
         tar = path.parent / f"recording.{number}.tar"
-        recordings = _SharTar(tar) if tar.is_file() else None
-        for place, cut in _cuts(path):
-            yield _item(cut, place, recordings.fill if recordings else _in_no_tar)
+        with closing(_SharTar(tar)) if tar.is_file() else nullcontext() as recordings:
+            for place, cut in _cuts(path):
+                yield _item(cut, place, recordings.fill if recordings else _in_no_tar)
 
 
 def list_cut_set(cuts: Iterable[Cut]) -> Iterator[Item]:
@@ -116,7 +117,9 @@ def _item(cut: Cut, place: str, fill: Fill = _in_no_tar) -> Item:
         check_id(cut.id)
         recording = getattr(cut, "recording", None)
         speakers = {segment.speaker for segment in cut.supervisions} - {None}
-        item = Item(cut.id, f"{cut.id}", speakers.pop() if len(speakers) == 1 else None, seconds=0.0)
+        if not all(isinstance(speaker, str) for speaker in speakers):
+            raise TypeError(f"speaker: expected a string, found {speakers}")
+        item = Item(cut.id, cut.id, speakers.pop() if len(speakers) == 1 else None, seconds=0.0)
         if not isinstance(cut, MonoCut | MultiCut) or recording is None:
             return replace(item, problem=f"is a {type(cut).__name__} without a recording of its own; {_SAVE}")
         try:
@@ -196,6 +199,7 @@ class _SharTar:
 
     def __init__(self, path: AnyPath):
         self.path = path.absolute()
+        self._file = open_file(self.path)
         self._audio: dict[str, Member] = {}
         self._about: dict[str, Member] = {}
         self._problems: dict[str, str | None] = {}
@@ -211,15 +215,17 @@ class _SharTar:
             elif name.suffix not in (".nodata", ".nometa"):
                 self._audio[key], self._problems[key] = found.member, found.problem
 
+    def close(self) -> None:
+        self._file.close()
+
     def fill(self, cut: Cut, recording: Recording, item: Item) -> Item:
         member, about = self._audio.get(cut.id), self._about.get(cut.id)
         item = replace(item, path=escape(str(self.path)))
         if member is None or about is None:
             damage = f", which {self._damage}" if self._damage else ""
             return replace(item, problem=f"has no audio in {self.path.name}{damage}")
-        with open_file(self.path) as file:
-            file.seek(about.first)
-            known = json.loads(file.read(about.size))
+        self._file.seek(about.first)  # On from the last one, if the cuts are in the order of the tar, as they are.
+        known = json.loads(self._file.read(min(about.size, _MAX_LINE)))
         return replace(
             item,
             member=Member(escape(member.name), member.first, member.size),

@@ -25,6 +25,7 @@ from audiovq.data.items import Item
 from audiovq.data.manifest import read_manifest
 from audiovq.data.sources import list_items, read_utterances, utterances_digest
 from audiovq.errors import AudioError, ConfigError, ManifestError
+from audiovq.storage import locate
 from audiovq.tokenization.run import tokenize
 from audiovq.tokens import TokenSet
 
@@ -84,6 +85,14 @@ def test_cuts_of_a_shar_folder_are_read_in_their_tars(cuts, tmp_path):
         gc.collect()
     assert items[0].name == f"tar://a.flac::{tmp_path}/recording.000000.tar"
     assert [item.speaker for item in items] == ["voice0", "voice1", "voice0"]
+
+
+def test_a_shar_folder_may_lie_in_an_object_store(cuts, tmp_path):
+    cuts.to_shar(tmp_path, fields={"recording": "flac"}, shard_size=2)
+    folder = locate("memory://shars/cuts")
+    for path in tmp_path.iterdir():
+        (folder / path.name).send(path)
+    assert_same_audio(list(list_items([folder])), cuts)
 
 
 def test_recordings_in_memory_take_their_audio_along(cuts):
@@ -177,6 +186,10 @@ def test_a_cut_without_audio_in_its_tar_is_listed(cuts, tmp_path):
         ({"recording": None}, "is no cut of lhotse"),
         ({"channel": {}}, "is no cut of lhotse"),
         ({"nonsense": 1}, "is no cut of lhotse"),
+        (
+            {"supervisions": [{"id": "s", "recording_id": "r", "start": 0, "duration": 1, "speaker": 7}]},
+            "speaker: expected",
+        ),
     ],
 )
 def test_a_malformed_cut_is_refused_with_its_line(cuts, tmp_path, change, reason):
