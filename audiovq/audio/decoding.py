@@ -202,6 +202,12 @@ def check_header(path: Location, sample_rate: int, channels: int) -> None:
         raise AudioError(f"{path}: has {channels} channels, expected 1 to {MAX_CHANNELS}; is the file damaged?")
 
 
+def check_channel(path: Location, channels: int, channel: int | None) -> None:
+    """Raise `AudioError` for a channel that a file does not have."""
+    if channel is not None and not 0 <= channel < channels:
+        raise AudioError(f"{path}: has {channels} channels, number {channel} (from 0 on) is asked for")
+
+
 def warn_of_open_end(path: Location) -> None:
     """Warn, once a process, that a file does not say where it ends, so that nobody can see whether its end is there."""
     hint = "whether its end is missing cannot be told, nor of other such files"

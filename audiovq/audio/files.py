@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soundfile
 
-from audiovq.audio.decoding import AudioDecoder, Place, Span, unusable
+from audiovq.audio.decoding import AudioDecoder, Place, Span, check_channel, unusable
 from audiovq.audio.resampling import Resampler
 from audiovq.audio.sound import NotReadError, SoundDecoder
 from audiovq.errors import AudioError
@@ -211,8 +211,7 @@ def _open(path: Location, span: Span | None, channel: int | None) -> Iterator[Au
     """Open a file for reading, or say in one line why that cannot be done."""
     decoder = _decoder(Place.of(path, span), channel)
     try:
-        if channel is not None and not 0 <= channel < decoder.channels:
-            raise AudioError(f"{path}: has {decoder.channels} channels, number {channel} (from 0 on) is asked for")
+        check_channel(path, decoder.channels, channel)
         yield decoder
     finally:
         decoder.close()

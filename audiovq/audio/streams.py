@@ -15,7 +15,15 @@ import av.error
 import numpy as np
 
 from audiovq.audio.completeness import missing_in_file, missing_in_mp3, says_where_it_ends, xing_frames
-from audiovq.audio.decoding import AudioDecoder, FilePart, Place, check_header, reason, warn_of_open_end
+from audiovq.audio.decoding import (
+    AudioDecoder,
+    FilePart,
+    Place,
+    check_channel,
+    check_header,
+    reason,
+    warn_of_open_end,
+)
 from audiovq.audio.sound import check_pages
 from audiovq.errors import AudioError
 
@@ -161,8 +169,7 @@ class StreamDecoder(AudioDecoder):
         elif samples.dtype.kind == "i":
             samples = samples * np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))
         samples = samples.astype(np.float32, copy=False)
-        if self.channel is not None and self.channel >= len(samples):
-            raise AudioError(f"{self._place.path}: has {len(samples)} channels, number {self.channel} is asked for")
+        check_channel(self._place.path, len(samples), self.channel)
         return self.mono(samples.T)
 
     def count(self) -> int:
