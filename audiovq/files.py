@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from audiovq.errors import CheckpointError, OutputExistsError
+from audiovq.storage import AnyPath, RemotePath, require_local
 from audiovq.text import escape, shown
 
 cleaned: set[Path] = set()
@@ -23,12 +24,18 @@ cleaned: set[Path] = set()
 
 
 @contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | AnyPath) -> Iterator[Path]:
     """A temporary path beside `path`, which takes its place when the block ends without an error.
 
     The file is fsynced before the rename and the folder after it, so that `path` holds either the old
     content or the new one, whole, even after a power cut. An error of the operating system names `path`.
+    A remote file is made in a temporary folder and sent as one object (see `audiovq.storage`).
     """
+    if isinstance(path, RemotePath):
+        with tempfile.TemporaryDirectory() as folder:
+            yield (made := Path(folder, f"new{path.suffix}"))
+            path.send(made)
+        return
     path = Path(path)
     with _blaming(path):
         _prepare(path.parent)
@@ -76,12 +83,14 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
             os.close(handle)
 
 
-def remove_stale_partials(folder: Path) -> None:
+def remove_stale_partials(folder: AnyPath) -> None:
     """Remove what `atomic_path` and `atomic_folder` left in a folder when they were killed.
 
     A writer holds a lock, which ends with its process, however it ends; those of other hosts are seen, too, where the
-    file system has such locks. Where it has none, nothing is removed.
+    file system has such locks. Where it has none, nothing is removed; to an object store nothing is sent half.
     """
+    if isinstance(folder, RemotePath):
+        return
     for path in folder.glob(".partial-*"):
         with contextlib.suppress(OSError):
             is_folder = path.is_dir()
@@ -97,6 +106,7 @@ def remove_stale_partials(folder: Path) -> None:
 
 
 def _prepare(folder: Path) -> None:
+    require_local(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if folder not in cleaned:
         cleaned.add(folder)
@@ -144,31 +154,35 @@ def _discard(temporary: Path) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_text(path: str | Path, text: str) -> None:
+def write_text(path: str | AnyPath, text: str) -> None:
     """Write UTF-8 text atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path: str | Path, data: Any) -> None:
+def write_json(path: str | AnyPath, data: Any) -> None:
     """Write indented JSON atomically; keys keep their order, and any text can be read back as it was."""
     # JSON writes half of a surrogate pair as `escape` does.
     write_text(path, escape(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
-def open_file(path: str | Path) -> BinaryIO:
+def open_file(path: str | AnyPath) -> BinaryIO:
     """Open a file for reading, and nothing else: a pipe may have no writer, and a device no end.
+
+    A remote file is fetched in blocks.
 
     Raises:
         OSError: there is no such file, it cannot be read, or is a folder, pipe, socket or device.
     """
+    if isinstance(path, RemotePath):
+        return path.open()
     mode = Path(path).stat().st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise OSError(errno.EINVAL, "Is a pipe, socket or device", str(path))
     return Path(path).open("rb")
 
 
-def read_json(path: str | Path, most: int = 1 << 24) -> Any:
+def read_json(path: str | AnyPath, most: int = 1 << 24) -> Any:
     """Read a JSON file of at most `most` bytes strictly.
 
     Raises:
@@ -199,7 +213,7 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
 
 
-def sha256_of(path: str | Path) -> str:
+def sha256_of(path: str | AnyPath) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     digest = hashlib.sha256()
     with open_file(path) as file:
@@ -238,6 +252,7 @@ def model_folder(name: str, patterns: Sequence[str], revision: str | None = None
 def refuse_to_overwrite(path: str | Path, force: bool) -> None:
     """Raise `OutputExistsError` if `path` exists (as a file, or as a folder with something in it) without `force`."""
     path = Path(path)
+    require_local(path)
     # What a killed run left goes when something is written there.
     held = (inner.name for inner in path.iterdir()) if path.is_dir() else ()
     occupied = any(not name.startswith(".partial-") for name in held) if path.is_dir() else path.exists()

@@ -8,12 +8,15 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from audiovq.errors import AudioError
+from audiovq.storage import BLOCK as REMOTE_BLOCK
+from audiovq.storage import Location
 from audiovq.text import printable, warn_once
 
 Span = tuple[int, int]
@@ -36,13 +39,13 @@ _UNUSABLE = {
 class Place:
     """The bytes of an audio file, and what tells the file from a later one of the same name."""
 
-    path: Path
+    path: Location
     first: int
     size: int
     stamp: tuple[int, ...]
 
     @classmethod
-    def of(cls, path: Path, span: Span | None = None) -> Place:
+    def of(cls, path: Location, span: Span | None = None) -> Place:
         """Look at a file without opening it: to open a pipe is to wait for its writer.
 
         Raises:
@@ -50,18 +53,24 @@ class Place:
             OSError: the machine fails, not the file.
         """
         try:
-            status = path.stat()
-            if stat.S_ISDIR(status.st_mode):
-                os.scandir(path).close()
+            whole, stamp = _look(path) if isinstance(path, Path) else path.look()
         except (OSError, ValueError) as error:
             raise unusable(path, error) from error
-        if not stat.S_ISREG(status.st_mode):
-            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
-            raise AudioError(f"{path}: is {kind}, expected an audio file")
-        first, size = span or (0, status.st_size)
+        first, size = span or (0, whole)
         if not size:
             raise AudioError(f"{path}: is empty (0 bytes)")
-        return cls(path, first, size, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
+        return cls(path, first, size, stamp)
+
+
+def _look(path: Path) -> tuple[int, tuple[int, ...]]:
+    """Size of a local file, and what tells it from another one."""
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        os.scandir(path).close()
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        raise AudioError(f"{path}: is {kind}, expected an audio file")
+    return status.st_size, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 class FilePart(io.RawIOBase):
@@ -72,13 +81,21 @@ class FilePart(io.RawIOBase):
     """
 
     def __init__(self, place: Place):
-        try:
-            self._handle = os.open(place.path, os.O_RDONLY)
-        except OSError as error:
-            raise unusable(place.path, error) from error
-        self.place, self._position = place, 0
+        self.place, self._position, self._handle = place, 0, None
+        self._pread = partial(_fetch, place)
+        if isinstance(place.path, Path):
+            try:
+                self._handle = os.open(place.path, os.O_RDONLY)
+            except OSError as error:
+                raise unusable(place.path, error) from error
+            self._pread = partial(os.pread, self._handle)
 
-    def fileno(self) -> int:
+    @property
+    def descriptor(self) -> int | None:
+        """The file's descriptor if it is a local file, and all of it; None otherwise."""
+        place = self.place
+        if self._handle is None or place.first or place.size != os.fstat(self._handle).st_size:
+            return None
         return self._handle
 
     def readable(self) -> bool:
@@ -90,7 +107,7 @@ class FilePart(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         size = min(len(buffer), max(0, self.place.size - self._position))
         try:
-            data = os.pread(self._handle, size, self.place.first + self._position)
+            data = self._pread(size, self.place.first + self._position)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(self.place.path)) from error
         buffer[: len(data)] = data
@@ -106,19 +123,46 @@ class FilePart(io.RawIOBase):
         return self._position
 
     def close(self) -> None:
-        if not self.closed:
+        if not self.closed and self._handle is not None:
             os.close(self._handle)
         super().close()
 
 
+def _fetch(place: Place, size: int, offset: int) -> bytes:
+    """What `os.pread` gives for a local file."""
+    found = b""
+    while len(found) < size:
+        number, start = divmod(offset - place.first + len(found), REMOTE_BLOCK)
+        piece = _block(place, number)[start : start + size - len(found)]
+        if not piece:
+            break
+        found += piece
+    return found
+
+
+@lru_cache(maxsize=16)
+def _block(place: Place, number: int) -> bytes:
+    """A block of a remote file, counted from where the place starts: a file is opened more than once to be read."""
+    start = number * REMOTE_BLOCK
+    return place.path.fetch(min(REMOTE_BLOCK, place.size - start), place.first + start)  # type: ignore[union-attr]
+
+
 class AudioDecoder(ABC):
-    """Reads a file from its first sample to its last as one mono signal, channels averaged."""
+    """Reads a file from its first sample to its last as one mono signal, of one channel or the mean of all."""
 
     sample_rate: int
     """In Hz."""
     channels: int
+    channel: int | None = None
+    """The channel that is read, counted from 0; None: the mean of all."""
     position: int = 0
     """The sample that is read next."""
+
+    def mono(self, samples: np.ndarray) -> np.ndarray:
+        """Of samples [T, C] the channel that is read, or the mean of all: [T]."""
+        if self.channel is not None:
+            return samples[:, self.channel]
+        return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
 
     @property
     @abstractmethod
@@ -149,7 +193,7 @@ class AudioDecoder(ABC):
             pass
 
 
-def check_header(path: Path, sample_rate: int, channels: int) -> None:
+def check_header(path: Location, sample_rate: int, channels: int) -> None:
     """Raise `AudioError` for a rate or a number of channels that no audio has."""
     if sample_rate not in RATES:
         limits = f"{RATES[0]} to {RATES[-1]} Hz"
@@ -158,13 +202,19 @@ def check_header(path: Path, sample_rate: int, channels: int) -> None:
         raise AudioError(f"{path}: has {channels} channels, expected 1 to {MAX_CHANNELS}; is the file damaged?")
 
 
-def warn_of_open_end(path: Path) -> None:
+def check_channel(path: Location, channels: int, channel: int | None) -> None:
+    """Raise `AudioError` for a channel that a file does not have."""
+    if channel is not None and not 0 <= channel < channels:
+        raise AudioError(f"{path}: has {channels} channels, number {channel} (from 0 on) is asked for")
+
+
+def warn_of_open_end(path: Location) -> None:
     """Warn, once a process, that a file does not say where it ends, so that nobody can see whether its end is there."""
     hint = "whether its end is missing cannot be told, nor of other such files"
     warn_once("open end", f"{path}: does not say how long it is; {hint}")
 
 
-def unusable(path: Path, error: OSError | ValueError) -> Exception:
+def unusable(path: Location, error: OSError | ValueError) -> Exception:
     """What to raise for a file that cannot be opened: `AudioError` if it is the file's fault.
 
     A failure of the machine, such as too many open files, stays an `OSError`: it says nothing about the file.

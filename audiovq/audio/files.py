@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soundfile
 
-from audiovq.audio.decoding import AudioDecoder, Place, Span, unusable
+from audiovq.audio.decoding import AudioDecoder, Place, Span, check_channel, unusable
 from audiovq.audio.resampling import Resampler
 from audiovq.audio.sound import NotReadError, SoundDecoder
 from audiovq.errors import AudioError
 from audiovq.files import atomic_path
+from audiovq.storage import AnyPath, HeldFile, Location, RemotePath, locate
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -41,12 +42,13 @@ TAR_SUFFIXES = frozenset({".tar", ".tgz", *(f".tar.{name}" for name in ("gz", "b
 class AudioSource:
     """A file, or a segment of it, that is read piece by piece as one mono signal.
 
-    Channels are averaged. A piece at another sample rate is equal, to the bit, to the same piece of the whole
-    segment resampled at once: the reader takes as much context on both sides as the interpolation filter sees. MP3,
-    Ogg, MP4 and the like are decoded from their start for any piece, so many pieces of one long file are slow.
+    Channels are averaged, unless one is chosen. A piece at another sample rate is equal, to the bit, to the same piece
+    of the whole segment resampled at once: the reader takes as much context on both sides as the interpolation filter
+    sees. MP3, Ogg, MP4 and the like are decoded from their start for any piece, so many pieces of one long file are
+    slow.
     """
 
-    path: Path
+    path: Location
     sample_rate: int
     """Rate of the file in Hz."""
     first: int
@@ -56,10 +58,17 @@ class AudioSource:
     channels: int = 1
     span: Span | None = None
     """Where the audio lies within `path`; None: it is the whole file."""
+    channel: int | None = None
+    """The channel that is read, counted from 0; None: the mean of all."""
 
     @classmethod
     def open(
-        cls, path: str | Path, offset: float = 0.0, duration: float | None = None, span: Span | None = None
+        cls,
+        path: str | Location,
+        offset: float = 0.0,
+        duration: float | None = None,
+        span: Span | None = None,
+        channel: int | None = None,
     ) -> AudioSource:
         """Read a file's header.
 
@@ -67,12 +76,14 @@ class AudioSource:
             offset: start of the segment in seconds.
             duration: length of the segment in seconds; None means up to the end.
             span: where in the file the audio lies, if it is not the whole file.
+            channel: the channel that is read, counted from 0; None: the mean of all.
 
         Raises:
-            AudioError: the file is missing, empty, truncated or no audio, or the segment lies outside it.
+            AudioError: the file is missing, empty, truncated or no audio, the segment lies outside it, or it has no
+                such channel.
         """
-        path = Path(path)
-        with _open(path, span) as file:
+        path = path if isinstance(path, HeldFile) else locate(path)
+        with _open(path, span, channel) as file:
             rate, total, channels = file.sample_rate, file.length, file.channels
         if total <= 0:
             raise AudioError(f"{path}: holds no samples")
@@ -82,7 +93,7 @@ class AudioSource:
             raise AudioError(
                 f"{path}: segment of {count} samples from sample {first} lies outside the file's {total} samples"
             )
-        return cls(path, rate, first, count, channels, span)
+        return cls(path, rate, first, count, channels, span, channel)
 
     @property
     def duration(self) -> float:
@@ -129,13 +140,13 @@ class AudioSource:
 
     def check_end(self) -> None:
         """Raise `AudioError` if the file's last sample cannot be decoded: a header says nothing of a truncated file."""
-        with _open(self.path, self.span) as file:
+        with _open(self.path, self.span, self.channel) as file:
             file.check_end()
 
     @contextmanager
     def _reader(self) -> Iterator[_Reader]:
         """Open the file, if it still is the one that this was made for."""
-        with _open(self.path, self.span) as file:
+        with _open(self.path, self.span, self.channel) as file:
             if file.sample_rate != self.sample_rate:
                 raise AudioError(
                     f"{self.path}: its sample rate is {file.sample_rate} Hz, expected {self.sample_rate}; {_REPLACED}"
@@ -196,27 +207,28 @@ class _Reader:
 
 
 @contextmanager
-def _open(path: Path, span: Span | None = None) -> Iterator[AudioDecoder]:
+def _open(path: Location, span: Span | None, channel: int | None) -> Iterator[AudioDecoder]:
     """Open a file for reading, or say in one line why that cannot be done."""
-    decoder = _decoder(Place.of(path, span))
+    decoder = _decoder(Place.of(path, span), channel)
     try:
+        check_channel(path, decoder.channels, channel)
         yield decoder
     finally:
         decoder.close()
 
 
-def _decoder(place: Place) -> AudioDecoder:
+def _decoder(place: Place, channel: int | None) -> AudioDecoder:
     """libsndfile's decoder if it reads the file exactly and to its end, otherwise FFmpeg's."""
     try:
-        return SoundDecoder(place)
+        return SoundDecoder(place, channel)
     except NotReadError as error:
         from audiovq.audio.streams import open_stream
 
-        return open_stream(place, str(error))
+        return open_stream(place, str(error), channel)
 
 
 def load_audio(
-    path: str | Path, sample_rate: int | None = None, offset: float = 0.0, duration: float | None = None
+    path: str | Location, sample_rate: int | None = None, offset: float = 0.0, duration: float | None = None
 ) -> tuple[Float[Tensor, "1 time"], int]:
     """Load a file, or `duration` seconds of it from `offset` on, as mono float32 in [-1, 1].
 
@@ -299,6 +311,16 @@ class _Sink(io.FileIO):
             raise self.error
 
 
+def find_remote_audio(folder: RemotePath, suffixes: Collection[str] = AUDIO_SUFFIXES) -> list[RemotePath]:
+    """As `find_audio_files`, below a folder of an object store.
+
+    Raises:
+        OSError: the store does not answer.
+    """
+    found = (path for path in folder.walk() if path.name.lower().endswith(tuple(suffixes)))
+    return [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+
+
 def find_audio_files(folder: str | Path, suffixes: Collection[str] = AUDIO_SUFFIXES) -> list[Path]:
     """All audio files below a folder, by suffix, sorted; links to folders are followed, hidden names passed over.
 
@@ -330,5 +352,5 @@ def find_audio_files(folder: str | Path, suffixes: Collection[str] = AUDIO_SUFFI
     return sorted([*closed, *(path for path in found if path.name.lower().endswith(tuple(suffixes)))])
 
 
-def is_tar(path: Path) -> bool:
+def is_tar(path: AnyPath) -> bool:
     return path.name.lower().endswith(tuple(TAR_SUFFIXES))

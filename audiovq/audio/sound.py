@@ -39,8 +39,8 @@ class SoundDecoder(AudioDecoder):
         AudioError: it is truncated.
     """
 
-    def __init__(self, place: Place):
-        self._place = place
+    def __init__(self, place: Place, channel: int | None = None):
+        self._place, self.channel = place, channel
         self._open()
         try:
             self._check()
@@ -66,7 +66,7 @@ class SoundDecoder(AudioDecoder):
                 samples = self._file.read(wanted, dtype="float32", always_2d=True)
             except (soundfile.LibsndfileError, RuntimeError) as error:
                 raise self._failure(error) from error
-            parts.append(samples[:, 0] if self.channels == 1 else samples.mean(axis=1))
+            parts.append(self.mono(samples))
             self.position += len(samples)
             count = count - wanted if len(samples) == wanted else 0
         self._raise_stashed()
@@ -94,13 +94,13 @@ class SoundDecoder(AudioDecoder):
 
     def _open(self) -> None:
         self._part = _StashingPart(self._place)
-        whole = self._place.first == 0 and self._place.size == os.fstat(self._part.fileno()).st_size
         try:
             if _MPEG.match(self._part.read(4) or b""):
                 raise NotReadError("MPEG audio is left to FFmpeg")
             self._part.seek(0)
             # By its descriptor a file is read without Python; its offset is still 0.
-            self._file = _ReadOn(self._part.fileno() if whole else self._part, closefd=False)  # type: ignore[arg-type]
+            whole = self._part.descriptor
+            self._file = _ReadOn(self._part if whole is None else whole, closefd=False)  # type: ignore[arg-type]
         except BaseException as error:
             self._part.close()
             self._raise_stashed()

@@ -15,7 +15,15 @@ import av.error
 import numpy as np
 
 from audiovq.audio.completeness import missing_in_file, missing_in_mp3, says_where_it_ends, xing_frames
-from audiovq.audio.decoding import AudioDecoder, FilePart, Place, check_header, reason, warn_of_open_end
+from audiovq.audio.decoding import (
+    AudioDecoder,
+    FilePart,
+    Place,
+    check_channel,
+    check_header,
+    reason,
+    warn_of_open_end,
+)
 from audiovq.audio.sound import check_pages
 from audiovq.errors import AudioError
 
@@ -44,8 +52,8 @@ class StreamDecoder(AudioDecoder):
     _container: InputContainer
     _stream: AudioStream
 
-    def __init__(self, place: Place, unread: str = "not asked"):
-        self._place, self._unread = place, unread
+    def __init__(self, place: Place, unread: str = "not asked", channel: int | None = None):
+        self._place, self._unread, self.channel = place, unread, channel
         self.restart()
         self.sample_rate, self.channels = self._rate, self._channels
 
@@ -147,7 +155,7 @@ class StreamDecoder(AudioDecoder):
             raise AudioError(f"{self._place.path}: {_DAMAGED.format(reason(error))}") from error
 
     def _mono(self, frame: AudioFrame) -> np.ndarray:
-        """The mean of a frame's channels: float32 [samples]."""
+        """A frame's samples: float32 [samples]."""
         try:
             samples = frame.to_ndarray()
         except ValueError as error:
@@ -161,7 +169,8 @@ class StreamDecoder(AudioDecoder):
         elif samples.dtype.kind == "i":
             samples = samples * np.float32(2.0 ** (1 - 8 * samples.dtype.itemsize))
         samples = samples.astype(np.float32, copy=False)
-        return samples[0] if len(samples) == 1 else samples.mean(axis=0)
+        check_channel(self._place.path, len(samples), self.channel)
+        return self.mono(samples.T)
 
     def count(self) -> int:
         """Decode to the end; the number of samples.
@@ -205,11 +214,12 @@ def _count(place: Place) -> int:
         decoder.close()
 
 
-def open_stream(place: Place, unread: str) -> StreamDecoder:
+def open_stream(place: Place, unread: str, channel: int | None = None) -> StreamDecoder:
     """Open what FFmpeg decodes.
 
     Args:
         unread: why libsndfile does not read it.
+        channel: the one that is read; None: the mean of all.
 
     Raises:
         AudioError: FFmpeg does not read it, or its container is cut.
@@ -217,4 +227,4 @@ def open_stream(place: Place, unread: str) -> StreamDecoder:
     with FilePart(place) as file:
         if missing := missing_in_file(file, place.size):  # type: ignore[arg-type]
             raise AudioError(f"{place.path}: is truncated: {missing}")
-    return StreamDecoder(place, unread)
+    return StreamDecoder(place, unread, channel)

@@ -29,7 +29,10 @@ WerLanguage = Annotated[
 def evaluate_command(
     model: Model,
     manifest: Annotated[
-        Path, typer.Argument(metavar="MANIFEST", help="Manifest of the utterances, .jsonl or .jsonl.gz.")
+        str,
+        typer.Argument(
+            metavar="INPUT", help="The utterances: a manifest, or whatever else `audiovq tokenize` takes as an input."
+        ),
     ],
     output: Annotated[
         Path,
@@ -65,17 +68,20 @@ def evaluate_command(
     cannot run, is listed in the report, and the exit code is 1.
     """
     from audiovq.batching import evenly_spread
-    from audiovq.data.manifest import read_manifest
+    from audiovq.data.sources import read_utterances
     from audiovq.evaluation.evaluate import evaluate
     from audiovq.evaluation.judges import load_judges
     from audiovq.evaluation.report import check_report_folder, format_table, write_report
     from audiovq.models.tokenizer import AudioTokenizer
+    from audiovq.storage import locate
 
     check_report_folder(output, force)
-    utterances = evenly_spread(read_manifest(manifest), limit)
+    found, left_out = read_utterances(locate(manifest))
+    utterances = evenly_spread(found, limit)
     tokenizer = AudioTokenizer.from_pretrained(model, device)
     panel = load_judges(filter(None, judges.split(",")), wer_model, wer_language)
-    evaluation = evaluate(tokenizer, utterances, model, str(manifest), examples, judges=panel, num_codebooks=codebooks)
+    evaluation = evaluate(tokenizer, utterances, model, manifest, examples, judges=panel, num_codebooks=codebooks)
+    evaluation.rejected.update((item.item, item.detail) for item in left_out)
     check_report_folder(output, force)  # Once more: another evaluation may have come meanwhile.
     page = write_report(evaluation, output)
     say(*format_table(evaluation).split("\n"))

@@ -40,8 +40,10 @@ def encode(
 def decode(
     model: Model,
     inputs: Annotated[
-        list[Path],
-        typer.Argument(metavar="CODES...", help="Codes files (.npz), folders of them, or token data sets."),
+        list[str],
+        typer.Argument(
+            metavar="CODES...", help="Codes files (.npz), folders of them, or token data sets or their URLs."
+        ),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the wavs; folder trees are kept.")
@@ -66,11 +68,13 @@ def decode(
 ) -> None:
     """Decode codes to wav files."""
     from audiovq.models.tokenizer import AudioTokenizer
+    from audiovq.storage import RemotePath, locate
     from audiovq.tokenization.files import decode_files, decode_tokens, find_codes_files, plan_files, read_ids
     from audiovq.tokens import TOKENIZER, TokenSet
 
-    sets = [TokenSet(path) for path in inputs if (path / TOKENIZER).exists()]
-    files = [path for path in inputs if not (path / TOKENIZER).exists()]
+    places = [locate(given) for given in inputs]
+    sets = [TokenSet(path) for path in places if isinstance(path, RemotePath) or (path / TOKENIZER).exists()]
+    files = [path for path in places if isinstance(path, Path) and not (path / TOKENIZER).exists()]
     wanted = read_ids(utt_ids) if utt_ids else None
     if wanted is not None and (files or len(sets) != 1):
         raise TokenError("--utt-ids chooses from one token data set; name just one, and no codes files")

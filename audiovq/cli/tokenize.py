@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from enum import Enum
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,14 +33,18 @@ def _parse_shard(text: str) -> tuple[int, int] | None:
 def tokenize_command(
     model: Model,
     inputs: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Manifests (.jsonl, .jsonl.gz), folders of audio files, Kaldi data folders or WebDataset tars (.tar).",
+            help="Manifests or CutSets of lhotse (.jsonl, .jsonl.gz), folders of audio files, Kaldi data folders, Shar "
+            "folders or WebDataset tars (.tar); paths, or URLs (s3://, gs://, hf://).",
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="TOKENS", help="Folder of the token data set; resumed if begun.")
+        str,
+        typer.Option(
+            "--output", "-o", metavar="TOKENS", help="Folder of the token data set, or its URL; resumed if begun."
+        ),
     ],
     processes: Annotated[
         int | None,

@@ -13,7 +13,7 @@ from audiovq.cli.options import say
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Check, measure and export token data sets.")
 
-Tokens = Annotated[Path, typer.Argument(metavar="TOKENS", help="Folder of a token data set.")]
+Tokens = Annotated[str, typer.Argument(metavar="TOKENS", help="Folder of a token data set, or its URL.")]
 
 
 class Format(str, Enum):
@@ -23,13 +23,15 @@ class Format(str, Enum):
     webdataset = "webdataset"
     kaldi = "kaldi"
     jsonl = "jsonl"
+    lhotse = "lhotse"
+    datasets = "datasets"
 
 
 @app.command()
 def verify(
     tokens: Tokens,
     input: Annotated[
-        list[Path] | None,
+        list[str] | None,
         typer.Option(metavar="INPUT", help="What was tokenized, to compare ids and lengths with; may be repeated."),
     ] = None,
     model: Annotated[
@@ -106,7 +108,8 @@ def export(
         Format,
         typer.Option(
             help="memmap: one NumPy array and its offsets; webdataset: tars with .npy and .json; kaldi: binary "
-            "archives of integer vectors, one a codebook; jsonl: JSON lines."
+            "archives of integer vectors, one a codebook; jsonl: JSON lines; lhotse: cuts with codes in Shar tars; "
+            "datasets: Parquet and a card for the Hugging Face Hub."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the export.")],

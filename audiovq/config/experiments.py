@@ -6,11 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, PlainSerializer, PlainValidator, model_validator
 
 from audiovq.config.adversarial import AdversarialConfig
 from audiovq.config.models import AutoencoderConfig
 from audiovq.config.schema import PositiveFloat, PositiveInt, Probability, Schema, Weight
+from audiovq.errors import ConfigError
+from audiovq.storage import AnyPath, RemotePath, locate
 
 OF_WAVES = ("l1", "l2", "mel", "stft", "compressed")
 """Reconstruction losses that compare waves."""
@@ -60,7 +62,18 @@ class LossConfig(Schema):
         return self
 
 
-Manifests = Path | Annotated[list[Path], Field(min_length=1)]
+def _located(value: Any) -> AnyPath:
+    if not isinstance(value, str | Path | RemotePath):
+        raise ValueError("expected a path or a URL")
+    try:
+        return locate(value)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+Manifest = Annotated[AnyPath, PlainValidator(_located), PlainSerializer(str)]
+"""Path or URL of a manifest, or of what else lists utterances: a CutSet of lhotse, tars, a folder of audio."""
+Manifests = Manifest | Annotated[list[Manifest], Field(min_length=1)]
 """One manifest or several."""
 
 
@@ -104,12 +117,12 @@ class DataConfig(Schema):
     """Threads that read audio ahead of the training loop."""
 
     @property
-    def train_manifests(self) -> list[Path]:
+    def train_manifests(self) -> list[AnyPath]:
         """The manifests of `train`."""
         return self.train if isinstance(self.train, list) else [self.train]
 
     @property
-    def valid_manifests(self) -> list[Path]:
+    def valid_manifests(self) -> list[AnyPath]:
         """The manifests of `valid`."""
         return self.valid if isinstance(self.valid, list) else [self.valid]
 

@@ -20,6 +20,7 @@ from audiovq.batching import read_ahead
 from audiovq.data.kept import identity_of, kept_beside
 from audiovq.data.manifest import Utterance
 from audiovq.data.teachers import RATE, Teacher, TeacherFiles, load_teacher
+from audiovq.storage import AnyPath
 from audiovq.text import watched
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class SpeechFeatures:
 
 
 def speech_features(
-    manifest: Path, utterances: Sequence[Utterance], teacher: TeacherFiles, device: torch.device
+    manifest: AnyPath, utterances: Sequence[Utterance], teacher: TeacherFiles, device: torch.device
 ) -> SpeechFeatures:
     """The features of a manifest's utterances: read from the file beside it, or computed and written there.
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +15,14 @@ from typing import TypeVar
 
 from audiovq.data.manifest import Utterance
 from audiovq.files import atomic_path
+from audiovq.storage import AnyPath
 from audiovq.text import printable
 
 Found = TypeVar("Found")
 
 
 def kept_beside(
-    manifest: Path,
+    manifest: AnyPath,
     ending: str,
     utterances: Sequence[Utterance],
     title: str,
@@ -31,13 +34,14 @@ def kept_beside(
     Of several processes one makes it, and the others wait. How long it took is told on standard error.
 
     Args:
+        manifest: or another input. What belongs to one in an object store is kept in the user's cache folder.
         ending: the file's name is that of the manifest with this ending in place of `.jsonl.gz`.
         title: what is found in how much speech is told after this.
         read: gives None for a file that is missing, damaged or of other utterances.
         make: writes the file under the name that it is given.
     """
-    cache = manifest.with_name(f"{manifest.name.removesuffix('.gz').removesuffix('.jsonl')}.{ending}")
-    with _alone(manifest):
+    cache = _beside(manifest, ending)
+    with _alone(manifest if isinstance(manifest, Path) and manifest.is_file() else cache.parent):
         found = read(cache)
         if found is None:
             began = time.monotonic()
@@ -49,6 +53,17 @@ def kept_beside(
             found = read(cache)
             assert found is not None, f"{cache} does not hold what was written"
     return found
+
+
+def _beside(manifest: AnyPath, ending: str) -> Path:
+    # A pattern, such as shards/*.tar, names no file.
+    name = re.sub(r"[*?\[\]]", "_", manifest.name.removesuffix(".gz").removesuffix(".jsonl"))
+    if isinstance(manifest, Path):
+        folder = next(place for place in manifest.absolute().parents if place.is_dir())
+        return folder / f"{name}.{ending}"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "audiovq")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{name}-{hashlib.sha256(str(manifest).encode()).hexdigest()[:16]}.{ending}"
 
 
 def identity_of(utterances: Sequence[Utterance]) -> str:
@@ -64,7 +79,10 @@ def identity_of(utterances: Sequence[Utterance]) -> str:
 @contextlib.contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Keep other processes out that ask for the same file; where a file system has no locks all come in."""
-    with path.open("rb") as file:
+    handle = os.open(path, os.O_RDONLY)
+    try:
         with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(handle)

@@ -5,7 +5,8 @@ One utterance a line, in a `.jsonl` or `.jsonl.gz` file::
     {"id": "p225_001", "path": "wavs/p225_001.wav", "offset": 0.0, "duration": 2.05, "sample_rate": 48000,
      "num_samples": 98400, "speaker": "p225", "text": "Please call Stella.", "split": "train"}
 
-A relative `path` starts at the manifest's own folder. `offset`, `speaker`, `text` and `split` are optional.
+A relative `path` starts at the manifest's own folder, in an object store too; it may be a URL (see `audiovq.storage`).
+`offset`, `speaker`, `text` and `split` are optional.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from audiovq.audio.decoding import Span
 from audiovq.audio.files import AudioSource
-from audiovq.errors import AudioError, ManifestError
+from audiovq.errors import AudioError, ConfigError, ManifestError
 from audiovq.files import atomic_path, open_file
+from audiovq.storage import AnyPath, Location, below, locate
 from audiovq.text import escape
 
 _NUMBER, _INTEGER, _TEXT, _TEXT_OR_NULL = (int, float), (int,), (str,), (str, type(None))
@@ -66,8 +69,8 @@ class Utterance:
 
     id: str
     """Unique in a manifest; names the files that are made from the utterance."""
-    path: Path
-    """The audio file, absolute."""
+    path: Location
+    """The audio file, absolute, or the tar that holds it."""
     duration: float
     """Length of the utterance in seconds: num_samples / sample_rate."""
     sample_rate: int
@@ -80,6 +83,10 @@ class Utterance:
     text: str | None = None
     split: str | None = None
     """train, dev or test."""
+    span: Span | None = None
+    """Where the audio lies within `path`, as in a tar; None: it is the whole file. Not a field of manifests."""
+    channel: int | None = None
+    """The channel that is meant, counted from 0; None: the mean of all. Not a field of manifests."""
 
     def __post_init__(self) -> None:
         check_id(self.id)
@@ -99,7 +106,7 @@ class Utterance:
     def listed_source(self) -> AudioSource:
         """The utterance as it is listed; its file is opened, and compared with the list, when it is read."""
         first = round(self.offset * self.sample_rate)
-        return AudioSource(self.path, self.sample_rate, first, self.num_samples)
+        return AudioSource(self.path, self.sample_rate, first, self.num_samples, span=self.span, channel=self.channel)
 
     def source(self) -> AudioSource:
         """Open the utterance for reading, after a look whether its file is still the one that was listed.
@@ -107,7 +114,7 @@ class Utterance:
         Raises:
             AudioError: the file cannot be used, or its rate or length no longer fits.
         """
-        whole = AudioSource.open(self.path)
+        whole = AudioSource.open(self.path, span=self.span, channel=self.channel)
         if whole.sample_rate != self.sample_rate:
             raise AudioError(
                 f"{self.path}: its sample rate is {whole.sample_rate} Hz, the manifest's {self.sample_rate}; "
@@ -148,7 +155,7 @@ def safe_id(name: str) -> str:
     return f"{text}~{digest}"
 
 
-def read_manifest(path: str | Path) -> list[Utterance]:
+def read_manifest(path: str | AnyPath) -> list[Utterance]:
     """Read a manifest (`.jsonl`, or compressed as `.jsonl.gz`).
 
     Raises:
@@ -157,16 +164,16 @@ def read_manifest(path: str | Path) -> list[Utterance]:
     return list(iterate_manifest(path))
 
 
-def iterate_manifest(path: str | Path) -> Iterator[Utterance]:
+def iterate_manifest(path: str | AnyPath) -> Iterator[Utterance]:
     """The utterances of a manifest, one in memory at a time; raises as `read_manifest`, when it comes to the line."""
-    return (utterance for utterance, _ in _read(Path(path)))
+    return (utterance for utterance, _ in _read(locate(path)))
 
 
-def _read(path: Path) -> Iterator[tuple[Utterance, str]]:
+def _read(path: AnyPath) -> Iterator[tuple[Utterance, str]]:
     """The utterances of a manifest, and their files as it names them."""
     folder = path.resolve().parent
     seen: dict[str, int] = {}
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         try:
             utterance, name = _parse(line, folder)
         except ManifestError as error:
@@ -179,13 +186,13 @@ def _read(path: Path) -> Iterator[tuple[Utterance, str]]:
         raise ManifestError(f"{path}: holds no utterances")
 
 
-def manifest_digest(path: str | Path) -> str:
+def manifest_digest(path: str | AnyPath) -> str:
     """SHA-256 of what a manifest's utterances are: ids, files as it names them, places in them, rates and speakers.
 
     Texts and splits do not count, nor does where the manifest lies. Raises as `read_manifest`.
     """
     digest = hashlib.sha256()
-    for utterance, name in _read(Path(path)):
+    for utterance, name in _read(locate(path)):
         known = [utterance.id, name, utterance.sample_rate, utterance.num_samples, utterance.speaker]
         digest.update((json.dumps([*known, float(utterance.offset)]) + "\n").encode())
     return digest.hexdigest()
@@ -209,6 +216,8 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance], folder: Pa
     for utterance in utterances:
         if utterance.id in seen:
             raise ManifestError(f"{path}: cannot be written: two utterances have the id {utterance.id!r}")
+        if utterance.span is not None or utterance.channel is not None:
+            raise ManifestError(f"{path}: cannot be written: utterance {utterance.id} is no segment of a whole file")
         seen.add(utterance.id)
         lines.append(_encode(f"{path}: cannot be written: utterance {utterance.id}", _format(utterance, home)))
     if not lines:
@@ -222,17 +231,21 @@ def write_manifest(path: str | Path, utterances: Iterable[Utterance], folder: Pa
             file.writelines(lines)
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines that are not blank, numbered from 1."""
+def numbered_lines(path: AnyPath, longest: int = _MAX_LINE) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file, `.gz` or not, that are not blank, numbered from 1.
+
+    Raises:
+        ManifestError: the file cannot be read, or a line is longer than `longest` bytes.
+    """
     try:
         with open_file(path) as raw, gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw as file:
             blank = 0
             for number in count(1):
-                line = file.readline(_MAX_LINE + 1)
+                line = file.readline(longest + 1)
                 if not line:
                     return
-                if len(line) > _MAX_LINE:
-                    raise ManifestError(f"{path}:{number}: is longer than {_MAX_LINE} bytes; is it a manifest?")
+                if len(line) > longest:
+                    raise ManifestError(f"{path}:{number}: is longer than {longest} bytes; is it a manifest?")
                 blank += line.isspace()
                 if blank > _MAX_BLANK:
                     raise ManifestError(f"{path}:{number}: is blank, as {_MAX_BLANK} lines before; is it a manifest?")
@@ -244,7 +257,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise ManifestError(f"{path}: cannot be read ({error.strerror})") from error
 
 
-def _parse(line: bytes, folder: Path) -> tuple[Utterance, str]:
+def _parse(line: bytes, folder: AnyPath) -> tuple[Utterance, str]:
     try:
         record = json.loads(line.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -267,7 +280,10 @@ def _parse(line: bytes, folder: Path) -> tuple[Utterance, str]:
             raise ManifestError(f"{name}: is missing")
     if not record["path"] or "\0" in record["path"]:
         raise ManifestError(f"path: expected the name of a file, found {record['path']!r:.60}")
-    return Utterance(**{**record, "path": folder / record["path"]}), record["path"]
+    try:
+        return Utterance(**{**record, "path": below(folder, record["path"])}), record["path"]
+    except (ConfigError, ValueError) as error:
+        raise ManifestError(f"path: {error}") from error
 
 
 def _format(utterance: Utterance, folder: str) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 from audiovq.data.kept import identity_of, kept_beside
 from audiovq.data.manifest import Utterance
 from audiovq.errors import ConfigError, WorkerError
+from audiovq.storage import AnyPath
 from audiovq.text import watched
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class PitchTracks:
 
 
 def pitch_tracks(
-    manifest: Path, utterances: Sequence[Utterance], tracker: Tracker | None = None, processes: int | None = None
+    manifest: AnyPath, utterances: Sequence[Utterance], tracker: Tracker | None = None, processes: int | None = None
 ) -> PitchTracks:
     """The pitch of a manifest's utterances: read from the file beside it, or tracked and written there.
 

@@ -2,7 +2,8 @@
 
 The first process lays down `tokenizer.json` and the plan; the others read them. While a process works it holds a lock
 that all of its job share, so that nobody starts the folder anew under it. Where a file system has no locks, nothing is
-locked, and only `--force` while another run writes can do harm.
+locked, and only `--force` while another run writes can do harm; an object store is such a file system. Processes that
+begin there at the same time lay down the same plan.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import fcntl
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import asdict
-from pathlib import Path
 from typing import IO
 
 from audiovq.errors import OutputExistsError, TokenError
 from audiovq.files import remove_stale_partials, sha256_of, write_text
+from audiovq.storage import AnyPath, RemotePath
 from audiovq.tokenization.plan import TokenizingRequest, Unit
 from audiovq.tokens.info import TOKENIZER, TokenizerInfo, read_tokenizer_info, write_tokenizer_info
 from audiovq.tokens.records import (
@@ -37,7 +38,9 @@ BEGIN, WRITE = ".begin.lock", ".write.lock"
 
 
 @contextmanager
-def claim(folder: Path, request: TokenizingRequest, info: TokenizerInfo, force: bool = False) -> Iterator[list[Unit]]:
+def claim(
+    folder: AnyPath, request: TokenizingRequest, info: TokenizerInfo, force: bool = False
+) -> Iterator[list[Unit]]:
     """Make a folder the place of a request's codes, or find that it is; gives the units of its plan.
 
     Args:
@@ -51,8 +54,8 @@ def claim(folder: Path, request: TokenizingRequest, info: TokenizerInfo, force: 
             f"{folder}: is not empty, and holds no token data set that was begun; choose another --output"
         )
     (folder / SIDECARS).mkdir(parents=True, exist_ok=True)
-    with (folder / SIDECARS / WRITE).open("a") as ours:
-        with (folder / SIDECARS / BEGIN).open("a") as beginning:
+    with _lock_file(folder, WRITE) as ours:
+        with _lock_file(folder, BEGIN) as beginning:
             _lock(beginning, fcntl.LOCK_EX)
             units = _begin(folder, request, info, force, ours)
             _lock(ours, fcntl.LOCK_SH)
@@ -62,15 +65,17 @@ def claim(folder: Path, request: TokenizingRequest, info: TokenizerInfo, force: 
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
+def writing(folder: AnyPath) -> Iterator[None]:
     """Keep others from starting a set anew while a worker writes into it, even when `claim`'s process has gone."""
     (folder / SIDECARS).mkdir(parents=True, exist_ok=True)
-    with (folder / SIDECARS / WRITE).open("a") as ours:
+    with _lock_file(folder, WRITE) as ours:
         _lock(ours, fcntl.LOCK_SH)
         yield
 
 
-def _begin(folder: Path, request: TokenizingRequest, info: TokenizerInfo, force: bool, ours: IO[str]) -> list[Unit]:
+def _begin(
+    folder: AnyPath, request: TokenizingRequest, info: TokenizerInfo, force: bool, ours: IO[str] | None
+) -> list[Unit]:
     try:
         plan = read_record(folder / SIDECARS / PLAN, PlanRecord)
     except TokenError:
@@ -97,7 +102,14 @@ def _begin(folder: Path, request: TokenizingRequest, info: TokenizerInfo, force:
     return units
 
 
-def _lock(file: IO[str], how: int) -> None:
+def _lock_file(folder: AnyPath, name: str) -> AbstractContextManager[IO[str] | None]:
+    """A file that can be locked; None in an object store, which has no locks."""
+    return nullcontext() if isinstance(folder, RemotePath) else (folder / SIDECARS / name).open("a")
+
+
+def _lock(file: IO[str] | None, how: int) -> None:
+    if file is None:
+        return
     try:
         fcntl.flock(file, how)
     except BlockingIOError:
@@ -109,12 +121,12 @@ def _lock(file: IO[str], how: int) -> None:
 # --- what a folder holds -------------------------------------------------------------------------------------
 
 
-def _refuse(folder: Path, problem: str | None, force: bool) -> None:
+def _refuse(folder: AnyPath, problem: str | None, force: bool) -> None:
     if problem is not None and not force:
         raise OutputExistsError(f"{folder}: holds {problem}; choose another --output, or add --force to start anew")
 
 
-def _other_model(folder: Path, plan: PlanRecord | None, info: TokenizerInfo) -> str | None:
+def _other_model(folder: AnyPath, plan: PlanRecord | None, info: TokenizerInfo) -> str | None:
     """What is wrong if the folder holds codes of another model, or of another number of codebooks.
 
     If some of its files are damaged, those that are whole tell it.
@@ -143,7 +155,7 @@ def _other_request(plan: PlanRecord | None, request: TokenizingRequest) -> str |
     return None
 
 
-def _other_units(folder: Path, units: list[Unit]) -> str | None:
+def _other_units(folder: AnyPath, units: list[Unit]) -> str | None:
     """What is wrong if there are shards that a plan, made because there is none, does not name."""
     planned = {unit.name: unit.content_hash for unit in units}
     sidecars = _sidecars(folder)
@@ -153,7 +165,7 @@ def _other_units(folder: Path, units: list[Unit]) -> str | None:
     return None
 
 
-def _sidecars(folder: Path) -> dict[str, Sidecar]:
+def _sidecars(folder: AnyPath) -> dict[str, Sidecar]:
     """The sidecars that are whole, by the names of their shards."""
     found = {}
     for path in (folder / SIDECARS).glob("part-*.json"):
@@ -165,7 +177,7 @@ def _sidecars(folder: Path) -> dict[str, Sidecar]:
 # --- starting anew -------------------------------------------------------------------------------------------
 
 
-def _remove_set(folder: Path, ours: IO[str]) -> None:
+def _remove_set(folder: AnyPath, ours: IO[str] | None) -> None:
     """Remove the token data set that a folder holds, if it holds nothing else and nobody writes into it."""
     try:
         _lock(ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -187,7 +199,7 @@ def _remove_set(folder: Path, ours: IO[str]) -> None:
         path.unlink()
 
 
-def _is_ours(path: Path, sidecars: dict[str, Sidecar]) -> bool:
+def _is_ours(path: AnyPath, sidecars: dict[str, Sidecar]) -> bool:
     """Whether audiovq wrote a file of a token data set, by what is in it."""
     if path.suffix == ".parquet" and path.stem in sidecars:
         return _reads(open_shard, path) or sha256_of(path) == sidecars[path.stem].shard_sha256

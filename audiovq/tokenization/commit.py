@@ -1,15 +1,21 @@
-"""A token data set that grows on disk: shards written whole, described by a sidecar, recognised by the next run."""
+"""A token data set that grows: shards written whole, described by a sidecar, recognised by the next run.
+
+The folder may be one of an object store. There, a shard is sent as one object, then its sidecar: the unit is done from
+the moment on at which the sidecar is there, and the next run counts only what sidecars name. What a run that was killed
+in between has left, a shard without a sidecar, is made again under the same name. To see that a shard is whole, the
+next run reads it, as on a disk.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from audiovq.errors import TokenError
 from audiovq.files import sha256_of, write_json, write_text
+from audiovq.storage import AnyPath
 from audiovq.tokenization.plan import Unit
 from audiovq.tokens import write_shard
 from audiovq.tokens.info import TokenizerInfo, set_digest
@@ -19,7 +25,7 @@ if TYPE_CHECKING:
     from audiovq.tokenization.worker import Encoded
 
 
-def commit_unit(folder: Path, encoded: Encoded, made_by: dict[str, Any]) -> Sidecar:
+def commit_unit(folder: AnyPath, encoded: Encoded, made_by: dict[str, Any]) -> Sidecar:
     """Write a unit's shard, then its sidecar, which is returned; only both together count as done.
 
     Args:
@@ -41,7 +47,7 @@ def commit_unit(folder: Path, encoded: Encoded, made_by: dict[str, Any]) -> Side
     return sidecar
 
 
-def committed(folder: Path, unit: Unit, info: TokenizerInfo) -> Sidecar | None:
+def committed(folder: AnyPath, unit: Unit, info: TokenizerInfo) -> Sidecar | None:
     """The sidecar of a unit that is done: made of the same audio by the same model, and its shard undamaged."""
     try:
         sidecar = read_record(_sidecar_path(folder, unit), Sidecar)
@@ -56,11 +62,11 @@ def committed(folder: Path, unit: Unit, info: TokenizerInfo) -> Sidecar | None:
     return sidecar if done else None
 
 
-def _sidecar_path(folder: Path, unit: Unit) -> Path:
+def _sidecar_path(folder: AnyPath, unit: Unit) -> AnyPath:
     return folder / SIDECARS / f"{unit.name}.json"
 
 
-def consolidate(folder: Path, units: Sequence[Unit], info: TokenizerInfo) -> tuple[SetSummary | None, int]:
+def consolidate(folder: AnyPath, units: Sequence[Unit], info: TokenizerInfo) -> tuple[SetSummary | None, int]:
     """Write `rejected.jsonl` and `summary.json` if all units are done.
 
     Returns:

@@ -9,7 +9,8 @@ from dataclasses import astuple, dataclass, fields, replace
 from functools import cached_property
 from itertools import accumulate, pairwise
 
-from audiovq.data.sources import Item, with_seconds
+from audiovq.data.items import Item
+from audiovq.data.sources import with_seconds
 from audiovq.errors import TokenError
 from audiovq.tokens.records import PlanRecord
 
@@ -17,8 +18,9 @@ UNITS = 64
 """Units that a data set is cut into, as long as none of them is shorter or longer than the limits below."""
 SHORTEST, LONGEST = 300.0, 3600.0
 """Audio in a unit, in seconds: enough to fill batches of like lengths, and little enough to be done again."""
-_STATED = [field.name for field in fields(Item) if field.name != "seconds"]
-"""What an input says of an utterance. Its length is no part of that: it follows from the rest, or was measured."""
+_STATED = [field.name for field in fields(Item) if field.name not in ("seconds", "channel")]
+"""What an input says of an utterance, and its channel if it names one. Its length is no part of that: it follows from
+the rest, or was measured."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,8 @@ def inputs_sha256(items: Iterable[Item]) -> str:
     """SHA-256 of what a list says of its utterances; nothing that was found by opening files goes into it."""
     digest = hashlib.sha256()
     for item in items:
-        digest.update(json.dumps([getattr(item, name) for name in _STATED], default=astuple).encode())
+        channel = [] if item.channel is None else [item.channel]
+        digest.update(json.dumps([getattr(item, name) for name in _STATED] + channel, default=astuple).encode())
     return digest.hexdigest()
 
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from audiovq.data.sources import list_items
+from audiovq.data.sources import Input, list_items
 from audiovq.errors import WorkerError
+from audiovq.storage import AnyPath, locate
 from audiovq.tokenization.claim import claim
 from audiovq.tokenization.commit import committed, consolidate
 from audiovq.tokenization.plan import TokenizingRequest, Unit, own_units
@@ -40,8 +41,8 @@ class TokenizingRun:
 
 def tokenize(
     model: str | Path,
-    inputs: Sequence[str | Path],
-    output: str | Path,
+    inputs: Sequence[Input],
+    output: str | AnyPath,
     *,
     processes: int | None = None,
     shard: tuple[int, int] | None = None,
@@ -60,7 +61,8 @@ def tokenize(
     way they are computed: by one process or many, at once or resumed, with any batch size.
 
     Args:
-        inputs: manifests, folders of audio, Kaldi data folders, WebDataset tars; see `list_items`.
+        inputs: manifests, CutSets, folders of audio, Kaldi data folders, WebDataset tars; see `list_items`.
+        output: a folder, also of an object store; see `audiovq.tokenization.commit`.
         processes: workers on this machine; None: one for each accelerator, or this process alone. For Ray the most
             that it may start; None: as many as there is room for.
         shard: (i, n): do only the i-th of n parts, i from 0; another n processes do the rest, at any time.
@@ -78,7 +80,7 @@ def tokenize(
         TokenError: the model has no codes, or not so many codebooks.
         WorkerError: a worker was killed.
     """
-    items = list(list_items([Path(given) for given in inputs]))
+    items = list(list_items(inputs))
 
     from audiovq.models.tokenizer import AudioTokenizer
     from audiovq.tokenization import engines
@@ -89,7 +91,7 @@ def tokenize(
         processes = processes or max(1, engines.accelerators(device))
     alone = engine == "local" and processes == 1
     tokenizer = AudioTokenizer.from_pretrained(model, device if alone else "cpu")
-    output, info = Path(output), TokenizerInfo.of(tokenizer, num_codebooks)
+    output, info = locate(output), TokenizerInfo.of(tokenizer, num_codebooks)
     settings = EncodingSettings(batch_seconds, max_seconds, info.chosen_codebooks)
     job = TokenizingJob(str(model), info.weights_sha256, output.absolute(), settings, device)
     request = TokenizingRequest(items, info.weights_sha256, max_seconds, unit_seconds, info.chosen_codebooks)

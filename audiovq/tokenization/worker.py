@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import repeat
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,10 +15,11 @@ from torch import Tensor
 import audiovq
 from audiovq.audio.files import AudioSource
 from audiovq.batching import batch_by_length, read_ahead
-from audiovq.data.sources import Item
+from audiovq.data.items import Item
 from audiovq.devices import full_float32, single_threaded
 from audiovq.errors import AudioError, TokenError
 from audiovq.models.tokenizer import AudioTokenizer
+from audiovq.storage import AnyPath
 from audiovq.text import escape
 from audiovq.tokenization.claim import writing
 from audiovq.tokenization.commit import commit_unit
@@ -192,7 +192,7 @@ class TokenizingJob:
     """Folder of the model, or its name on the Hugging Face Hub."""
     weights_sha256: str
     """What the model is expected to be."""
-    output: Path
+    output: AnyPath
     settings: EncodingSettings
     device: str = "auto"
 

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import re
 import tarfile
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ import numpy as np
 from audiovq.errors import OutputExistsError, TokenError
 from audiovq.files import atomic_folder, read_json, refuse_to_overwrite, write_json
 from audiovq.tokens import TokenRow, TokenSet
-from audiovq.tokens.shards import open_shard
+from audiovq.tokens.shards import open_shard, write_hub_shard
 
 FORMAT_VERSION = 1
 EXPORT = "export.json"
@@ -54,7 +56,7 @@ def _check_output(output: Path, force: bool) -> None:
 
 def _is_export(folder: Path) -> bool:
     """Whether a folder is empty, or holds an export and nothing else."""
-    names = {path.name for path in folder.iterdir()} - {EXPORT}
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*")} - {EXPORT}
     try:
         pattern = _FILES[read_json(folder / EXPORT)["format"]]
     except (OSError, ValueError, KeyError, TypeError):
@@ -104,10 +106,8 @@ def _write_webdataset(tokens: TokenSet, folder: Path, _: Path) -> None:
     A key ends at the first dot of a name, so that dots in ids (and the % that would be mistaken for it) are written
     as %2E (and %25). `utt_id` in the JSON is as it was.
     """
-    for number, shard in enumerate(tokens.shards):
-        if open_shard(shard).metadata.num_rows == 0:  # All of its audio was rejected; readers refuse empty tars.
-            continue
-        with tarfile.open(folder / f"{shard.stem}.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+    for number in _filled(tokens):
+        with tarfile.open(folder / f"{tokens.shards[number].stem}.tar", "w", format=tarfile.PAX_FORMAT) as tar:
             for row in tokens.rows_of(number):
                 key = row.utt_id.replace("%", "%25").replace(".", "%2E")
                 _add(tar, f"{key}.npy", _npy(row.codes))
@@ -144,6 +144,82 @@ def _write_kaldi(tokens: TokenSet, folder: Path, output: Path) -> None:
         (folder / name).write_bytes(text.encode("utf-8", "surrogateescape"))
 
 
+def _write_lhotse(tokens: TokenSet, folder: Path, _: Path) -> None:
+    """Cuts of lhotse in `shar/`: `CutSet.from_shar(in_dir="OUTPUT/shar")`, then `cut.load_codes()`, uint16 [F, Q].
+
+    The codes are a temporal array in `codes.*.tar`, so that a part of a cut loads its own frames. A cut is as long as
+    its frames, and its supervision as the speech; the cut's `custom` has what else is known, and the model's
+    `weights_sha256`. Audio is left where it is: its name is `source`.
+    """
+    (folder / "shar").mkdir()
+    shift = tokens.info.hop_length / tokens.info.sample_rate
+    for place, number in enumerate(_filled(tokens)):
+        with ExitStack() as files:
+            tar = files.enter_context(tarfile.open(folder / f"shar/codes.{place:06d}.tar", "w"))
+            raw = files.enter_context((folder / f"shar/cuts.{place:06d}.jsonl.gz").open("wb"))
+            lines = files.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0))
+            for row in tokens.rows_of(number):
+                kept = {"storage_type": "shar", "storage_path": "", "storage_key": "", "shape": [*row.codes.T.shape]}
+                codes = {"array": kept, "temporal_dim": 0, "frame_shift": shift, "start": 0}
+                _add(tar, f"{row.utt_id}.npy", _npy(row.codes.T))
+                _add(tar, f"{row.utt_id}.json", _json(codes).encode())
+                lines.write((_json(_cut(row, codes, shift, tokens.info.weights_sha256)) + "\n").encode())
+
+
+def _cut(row: TokenRow, codes: dict[str, Any], shift: float, weights_sha256: str) -> dict[str, Any]:
+    """An utterance as lhotse writes a cut."""
+    speech = {"id": row.utt_id, "recording_id": row.utt_id, "start": 0, "channel": 0}
+    speech["duration"] = row.num_samples / row.sample_rate
+    if row.speaker is not None:
+        speech["speaker"] = row.speaker
+    return {
+        **{"id": row.utt_id, "start": 0, "duration": row.num_frames * shift, "channel": 0, "type": "MonoCut"},
+        "supervisions": [speech],
+        # lhotse asks a cut for its rate, and one without audio finds it in `custom`.
+        "custom": {**_about(row), "sampling_rate": row.sample_rate, "weights_sha256": weights_sha256, "codes": codes},
+    }
+
+
+def _write_datasets(tokens: TokenSet, folder: Path, _: Path) -> None:
+    """Parquet as data sets of codes on the Hub have it: `datasets.load_dataset("OUTPUT", split="train")`.
+
+    Columns are `utt_id`, `speaker_id`, `n_frames`, `k_codebooks`, `codes` (int16 [Q][F]; int32 if a codebook has more
+    than 32768), `sample_rate`, `num_samples` and `source`. `README.md` is the card that the Hub shows.
+    """
+    filled = _filled(tokens)
+    for place, number in enumerate(filled):
+        name = f"train-{place:05d}-of-{len(filled):05d}.parquet"
+        write_hub_shard(folder / name, list(tokens.rows_of(number)), tokens.info)
+    info = tokens.info
+    (folder / "README.md").write_text(
+        _CARD.format(
+            utterances=len(tokens),
+            hours=float(tokens.column("num_samples").to_numpy().sum()) / info.sample_rate / 3600,
+            books=info.num_codebooks,
+            rate=info.frame_rate,
+            weights=info.weights_sha256,
+        ),
+        encoding="utf-8",
+    )
+
+
+_CARD = """---
+configs:
+- config_name: default
+  data_files: "*.parquet"
+---
+{utterances} utterances of speech, {hours:.2f} hours, as codes of an audio tokenizer of audiovq: {books} codebooks,
+{rate:g} frames a second. `codes` is [k_codebooks][n_frames]; `export.json` describes the tokenizer, whose weights have
+the SHA-256 {weights}.
+"""
+
+
+def _filled(tokens: TokenSet) -> list[int]:
+    """Numbers of the shards that hold anything: all audio of one may have been rejected, and readers refuse empty
+    files."""
+    return [number for number, shard in enumerate(tokens.shards) if open_shard(shard).metadata.num_rows]
+
+
 def _kaldi_vector(values: np.ndarray) -> bytes:
     """`std::vector<int32>` as Kaldi writes it: binary mark, then length and values, each after its size in bytes."""
     sized = np.empty(1 + len(values), dtype=[("size", "i1"), ("value", "<i4")])
@@ -157,12 +233,16 @@ FORMATS = {
     "webdataset": _write_webdataset,
     "kaldi": _write_kaldi,
     "jsonl": _write_jsonl,
+    "lhotse": _write_lhotse,
+    "datasets": _write_datasets,
 }
 _FILES = {
     "memmap": r"codes\.npy|offsets\.npy|utterances\.jsonl",
     "webdataset": r".*\.tar",
     "kaldi": r"codebook\d+\.(ark|scp)|utt2num_frames",
     "jsonl": r"codes\.jsonl",
+    "lhotse": r"shar(/(codes\.\d+\.tar|cuts\.\d+\.jsonl\.gz))?",
+    "datasets": r"train-\d+-of-\d+\.parquet|README\.md",
 }
 """What each format calls its files."""
 

@@ -6,13 +6,13 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
 from audiovq.errors import TokenError
 from audiovq.files import write_json
+from audiovq.storage import AnyPath, locate
 from audiovq.tokens.records import Count, Positive, Sha256, read_record
 
 if TYPE_CHECKING:
@@ -85,18 +85,18 @@ class TokenizerInfo:
         )
 
 
-def write_tokenizer_info(folder: str | Path, info: TokenizerInfo) -> None:
+def write_tokenizer_info(folder: str | AnyPath, info: TokenizerInfo) -> None:
     """Write `tokenizer.json`."""
-    write_json(Path(folder) / TOKENIZER, {"format_version": FORMAT_VERSION, **asdict(info)})
+    write_json(locate(folder) / TOKENIZER, {"format_version": FORMAT_VERSION, **asdict(info)})
 
 
-def read_tokenizer_info(folder: str | Path) -> TokenizerInfo:
+def read_tokenizer_info(folder: str | AnyPath) -> TokenizerInfo:
     """Read `tokenizer.json`.
 
     Raises:
         TokenError: it is missing, damaged or of another format version.
     """
-    path = Path(folder) / TOKENIZER
+    path = locate(folder) / TOKENIZER
     if not path.exists():
         raise TokenError(f"{folder}: is no token data set, it has no {TOKENIZER}")
     found = read_record(path, _Version).format_version
@@ -110,7 +110,7 @@ class _Version:
     format_version: int
 
 
-def require_same_model(weights_sha256: str, tokenizer: AudioTokenizer, source: str | Path) -> None:
+def require_same_model(weights_sha256: str, tokenizer: AudioTokenizer, source: str | AnyPath) -> None:
     """Raise `TokenError` unless the codes of `source`, with the weights' SHA-256 that it names, are the tokenizer's."""
     expected = tokenizer.weights_sha256
     if weights_sha256 != expected:

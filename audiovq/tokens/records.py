@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from audiovq.errors import TokenError
 from audiovq.files import open_file
+from audiovq.storage import AnyPath
 
 PLAN = "plan.json"
 SIDECARS = "_units"
@@ -113,7 +113,7 @@ LARGEST_RECORD = 2**28
 """Bytes of a record: a plan of tens of millions of utterances."""
 
 
-def read_record(path: Path, schema: type[Record]) -> Record:
+def read_record(path: AnyPath, schema: type[Record]) -> Record:
     """The content of a JSON file as a dataclass; members that it does not know are passed over.
 
     Raises:
@@ -122,7 +122,7 @@ def read_record(path: Path, schema: type[Record]) -> Record:
     return parse_record(_read(path), schema, str(path))
 
 
-def _read(path: Path) -> bytes:
+def _read(path: AnyPath) -> bytes:
     try:
         with open_file(path) as file:
             data = file.read(LARGEST_RECORD + 1)
@@ -143,7 +143,7 @@ def parse_record(text: str | bytes, schema: type[Record], source: str) -> Record
         raise TokenError(f"{source}: is damaged ({place + ': ' if place else ''}{problem['msg']})") from error
 
 
-def read_rejected(folder: Path) -> list[Rejected]:
+def read_rejected(folder: AnyPath) -> list[Rejected]:
     """The utterances of a set whose audio cannot be used; none if there is no such file.
 
     Raises:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from audiovq.errors import ManifestError, TokenError
 from audiovq.files import atomic_path, open_file
+from audiovq.storage import AnyPath, RemotePath
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jaxtyping import UInt16
+
+    from audiovq.tokens.info import TokenizerInfo
 
 GROUP_CODES = 2**16
 """Codes in a row group, about. It is the least that is read for one row: half a millisecond, 128 KiB."""
@@ -56,7 +60,7 @@ def schema() -> Any:
     )
 
 
-def write_shard(path: str | Path, rows: Sequence[TokenRow]) -> None:
+def write_shard(path: str | AnyPath, rows: Sequence[TokenRow]) -> None:
     """Write one Parquet shard, atomically; equal rows give equal bytes."""
     import pyarrow.parquet as pq
 
@@ -67,6 +71,36 @@ def write_shard(path: str | Path, rows: Sequence[TokenRow]) -> None:
     ):
         for group in _groups(rows):
             writer.write_table(_table(group))
+
+
+def write_hub_shard(path: Path, rows: Sequence[TokenRow], info: TokenizerInfo) -> None:
+    """Write a shard of a data set for the Hub (see `audiovq.tokens.export`), which names the model in its metadata."""
+    import pyarrow.parquet as pq
+
+    kind = np.int16 if info.codebook_size <= 2**15 else np.int32
+    table = _hub_table(rows, kind).replace_schema_metadata({"weights_sha256": info.weights_sha256})
+    with path.open("wb") as file, pq.ParquetWriter(file, table.schema, compression="zstd") as writer:
+        first = 0
+        for group in _groups(rows):
+            writer.write_table(table.slice(first, len(group)))
+            first += len(group)
+
+
+def _hub_table(rows: Sequence[TokenRow], kind: type[np.generic]) -> Any:
+    import pyarrow as pa
+
+    return pa.table(
+        {
+            "utt_id": _texts([row.utt_id for row in rows]),
+            "speaker_id": _texts([row.speaker for row in rows]),
+            "n_frames": _numbers([row.num_frames for row in rows], np.int32),
+            "k_codebooks": _numbers([len(row.codes) for row in rows], np.int32),
+            "codes": _code_lists(rows, kind),
+            "sample_rate": _numbers([row.sample_rate for row in rows], np.int32),
+            "num_samples": _numbers([row.num_samples for row in rows], np.int64),
+            "source": _texts([row.source for row in rows]),
+        }
+    )
 
 
 def _groups(rows: Sequence[TokenRow]) -> Iterator[Sequence[TokenRow]]:
@@ -85,18 +119,23 @@ def _table(rows: Sequence[TokenRow]) -> Any:
     """Rows as columns, made from their buffers: `pyarrow.array` would import pandas, which nothing here needs."""
     import pyarrow as pa
 
-    codes = _numbers(np.concatenate([row.codes.ravel() for row in rows]), np.uint16)
-    books = _lists(np.repeat([row.num_frames for row in rows], [len(row.codes) for row in rows]), codes)
     columns = [
         _texts([row.utt_id for row in rows]),
         _texts([row.speaker for row in rows]),
         _numbers([row.sample_rate for row in rows], np.int32),
         _numbers([row.num_samples for row in rows], np.int64),
         _numbers([row.num_frames for row in rows], np.int64),
-        _lists([len(row.codes) for row in rows], books),
+        _code_lists(rows, np.uint16),
         _texts([row.source for row in rows]),
     ]
     return pa.Table.from_arrays(columns, schema=schema())
+
+
+def _code_lists(rows: Sequence[TokenRow], kind: type[np.generic]) -> Any:
+    """The codes of rows as lists of lists [Q][F]."""
+    codes = _numbers(np.concatenate([row.codes.ravel() for row in rows]), kind)
+    books = _lists(np.repeat([row.num_frames for row in rows], [len(row.codes) for row in rows]), codes)
+    return _lists([len(row.codes) for row in rows], books)
 
 
 def _numbers(values: Any, dtype: type[np.generic]) -> Any:
@@ -124,7 +163,7 @@ def _texts(values: Sequence[str | None]) -> Any:
     )
 
 
-def open_shard(path: Path) -> Any:
+def open_shard(path: AnyPath) -> Any:
     """A shard as a `pyarrow.parquet.ParquetFile`; only its footer is read.
 
     Raises:
@@ -134,9 +173,7 @@ def open_shard(path: Path) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        open_file(path).close()  # Arrow would wait for a pipe.
-        # As bytes: Arrow takes a name for UTF-8 otherwise.
-        file = pq.ParquetFile(pa.OSFile(os.fsencode(path)), page_checksum_verification=True)
+        file = pq.ParquetFile(_arrow_file(path), page_checksum_verification=True)
         found = ", ".join(f"{field.name} {field.type}" for field in file.schema_arrow)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise _damaged(path, error) from error
@@ -145,7 +182,17 @@ def open_shard(path: Path) -> Any:
     return file
 
 
-def read_columns(file: Any, path: Path, names: Sequence[str], group: int | None = None) -> Any:
+def _arrow_file(path: AnyPath) -> Any:
+    import pyarrow as pa
+
+    file = open_file(path)
+    if isinstance(path, RemotePath):
+        return pa.PythonFile(file, "r")
+    file.close()  # Opened to see that it is one: Arrow would wait for a pipe.
+    return pa.OSFile(os.fsencode(path))  # As bytes: Arrow takes a name for UTF-8 otherwise.
+
+
+def read_columns(file: Any, path: AnyPath, names: Sequence[str], group: int | None = None) -> Any:
     """Some columns of a shard, or of one row group of it, as a `pyarrow.Table`; the others are not read.
 
     Raises:
@@ -165,7 +212,7 @@ def read_columns(file: Any, path: Path, names: Sequence[str], group: int | None 
         raise _damaged(path, error) from error
 
 
-def _damaged(path: Path, error: Exception) -> TokenError:
+def _damaged(path: AnyPath, error: Exception) -> TokenError:
     return TokenError(f"{path}: is no token shard or is damaged ({' '.join(str(error).split())})")
 
 
@@ -175,7 +222,7 @@ class RowGroup:
     Codes are cut out of Arrow's buffers: there is no Python object for each code, as `to_pylist` would make.
     """
 
-    def __init__(self, file: Any, path: Path, group: int, num_codebooks: int):
+    def __init__(self, file: Any, path: AnyPath, group: int, num_codebooks: int):
         self.path, self.num_codebooks = path, num_codebooks
         table = read_columns(file, path, schema().names, group).combine_chunks()
         self._columns = {name: table.column(name) for name in schema().names if name != "codes"}

@@ -6,12 +6,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from audiovq.errors import TokenError
+from audiovq.storage import AnyPath, locate
 from audiovq.tokens.info import TOKENIZER, read_tokenizer_info, require_same_model
 from audiovq.tokens.records import SIDECARS, Sidecar, read_record
 from audiovq.tokens.shards import RowGroup, TokenRow, open_shard, read_columns
@@ -28,7 +28,7 @@ KEPT_GROUPS = 4
 
 
 class TokenSet:
-    """A token data set on disk: a folder of Parquet shards with `tokenizer.json`.
+    """A token data set on disk or in an object store: a folder of Parquet shards with `tokenizer.json`.
 
         tokens = TokenSet("exp/codes")
         len(tokens), tokens[5].codes  # random access: uint16 [Q, F]
@@ -43,8 +43,8 @@ class TokenSet:
         TokenError: the folder is none, or a file in it is damaged.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: str | AnyPath):
+        self.folder = locate(folder)
         self.info = read_tokenizer_info(self.folder)
         # Not the hidden files that a killed run leaves.
         self.shards = sorted(self.folder.glob("[!.]*.parquet"))

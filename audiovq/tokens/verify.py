@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from audiovq.audio.files import AudioSource
-from audiovq.data.sources import Item
+from audiovq.data.items import Item
 from audiovq.errors import AudioError, AudioVQError, TokenError
 from audiovq.files import sha256_of
 from audiovq.models.tokenizer import AudioTokenizer
+from audiovq.storage import AnyPath, is_url
 from audiovq.tokens import TokenizerInfo, TokenRow, TokenSet
 from audiovq.tokens.info import TOKENIZER, require_same_model, set_digest
 from audiovq.tokens.records import (
@@ -134,7 +135,7 @@ def _count(number: int, name: str) -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}s"
 
 
-def _readable_rows(tokens: TokenSet, shard: Path, problems: list[str]) -> Iterator[TokenRow]:
+def _readable_rows(tokens: TokenSet, shard: AnyPath, problems: list[str]) -> Iterator[TokenRow]:
     """The rows of a shard that can be read; those that cannot are problems."""
     try:
         file = open_shard(shard)
@@ -206,7 +207,7 @@ def _check_sidecars(tokens: TokenSet, content: Content, result: Verification) ->
     result.checked.append(f"digest {digest}")
 
 
-def _hash(shard: Path) -> str:
+def _hash(shard: AnyPath) -> str:
     try:
         return sha256_of(shard)
     except OSError:  # Told already, when its rows were read.
@@ -231,7 +232,7 @@ def _check_sums(
         )
 
 
-def _differences(path: Path, found: Mapping[str, Any]) -> Iterator[str]:
+def _differences(path: AnyPath, found: Mapping[str, Any]) -> Iterator[str]:
     problems: list[str] = []
     sidecar = _read(path, Sidecar, problems)
     yield from problems
@@ -240,7 +241,7 @@ def _differences(path: Path, found: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name} is {value}, but {path.name} says {said}"
 
 
-def _read(path: Path, schema: type[Record], problems: list[str]) -> Record | None:
+def _read(path: AnyPath, schema: type[Record], problems: list[str]) -> Record | None:
     try:
         return read_record(path, schema)
     except TokenError as error:
@@ -274,7 +275,7 @@ def _check_items(tokens: TokenSet, content: Content, items: Mapping[str, Item], 
     result.checked.append(f"{listed} of the input: {both} in the set, {len(rejected)} rejected")
 
 
-def _rejected(folder: Path, problems: list[str]) -> set[str]:
+def _rejected(folder: AnyPath, problems: list[str]) -> set[str]:
     try:
         return {item.utt_id for item in read_rejected(folder)}
     except (TokenError, OSError) as error:
@@ -315,10 +316,10 @@ def _source(row: TokenRow, items: Mapping[str, Item] | None) -> AudioSource:
         source = items[row.utt_id].open()
     elif row.source.startswith("tar://"):
         raise AudioError(f"{row.source}: is in a tar; name that as the input")
-    elif "\0" in row.source or not Path(row.source).is_absolute():
+    elif "\0" in row.source or not (is_url(row.source) or Path(row.source).is_absolute()):
         raise AudioError(f"{row.source!r}: expected the absolute path of an audio file as its source")
     else:
-        source = AudioSource.open(Path(row.source))
+        source = AudioSource.open(row.source)
     if (found := source.length_at(row.sample_rate)) != row.num_samples:
         raise AudioError(
             f"{source.path}: has {found} samples at {row.sample_rate} Hz, the codes are those of {row.num_samples}; "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -16,7 +18,8 @@ from audiovq.batching import evenly_spread
 from audiovq.bottlenecks.base import bits_per_second, count_codes, perplexity
 from audiovq.config import AutoencoderConfig, ExperimentConfig
 from audiovq.data.crops import CropSampler
-from audiovq.data.manifest import Utterance, manifest_digest, read_manifest
+from audiovq.data.manifest import Utterance
+from audiovq.data.sources import read_utterances, utterances_digest
 from audiovq.devices import seed_everything
 from audiovq.distributed import sum_over_processes
 from audiovq.errors import ConfigError, SpeakerError
@@ -26,6 +29,8 @@ from audiovq.models import release
 from audiovq.models.autoencoder import Autoencoder, AutoencoderOutput
 from audiovq.models.speakers import speaker_number
 from audiovq.models.tokenizer import AudioTokenizer
+from audiovq.storage import AnyPath
+from audiovq.text import one_line, printable
 from audiovq.training.averaging import SETTLING_BATCHES, settle_bottleneck
 from audiovq.training.folder import RELEASE, STATE, flatten, open_run, start_accelerator
 from audiovq.training.log import RunLog
@@ -58,8 +63,8 @@ def train_autoencoder(
         CheckpointError: the state, the release to start from or the teacher is damaged.
         Stopped: SIGTERM or SIGINT arrived; the state was saved first.
     """
-    train = {path: read_manifest(path) for path in config.data.train_manifests}
-    valid = {path: read_manifest(path) for path in config.data.valid_manifests}
+    train = {path: _read(path) for path in config.data.train_manifests}
+    valid = {path: _read(path) for path in config.data.valid_manifests}
     start, resumes = None, (Path(output) / STATE).exists() and not force
     if config.training.init_from is not None and not resumes:
         config, start = read_start(config, config.training.init_from)
@@ -74,9 +79,19 @@ def train_autoencoder(
     if start is not None:
         for name in config.training.init_parts:
             task.model.get_submodule(name).load_state_dict(start[1].get_submodule(name).state_dict())
-    data = {f"data.{name}": list(map(manifest_digest, part)) for name, part in (("train", train), ("valid", valid))}
+    parts = {"data.train": train, "data.valid": valid}
+    data = {name: [utterances_digest(*each) for each in part.items()] for name, part in parts.items()}
     with open_run(output, {"config": config.model_dump(mode="json"), "data": data}, accelerator, force) as folder:
         return fit(accelerator, task, config.training, folder)
+
+
+def _read(path: AnyPath) -> list[Utterance]:
+    """The utterances of an input; what cannot be used is named on standard error."""
+    utterances, left_out = read_utterances(path)
+    if os.environ.get("RANK", "0") == "0":  # Set by launchers of several processes.
+        for item in left_out:
+            print(f"left out of {printable(str(path))}: {one_line(f'{item.item}: {item.detail}')}", file=sys.stderr)
+    return utterances
 
 
 class AutoencoderTask(Task[Autoencoder]):

@@ -19,6 +19,7 @@ from audiovq.devices import choose_device, use_device
 from audiovq.errors import CheckpointError, ConfigError, OutputExistsError
 from audiovq.files import open_file, read_json, remove_stale_partials, write_text
 from audiovq.models import release
+from audiovq.storage import require_local
 from audiovq.training.log import is_log_line
 from audiovq.training.state import is_state, read_run_record
 
@@ -165,6 +166,7 @@ def lock_folder(output: Path) -> Iterator[None]:
     Raises:
         OutputExistsError: another process holds it.
     """
+    require_local(output)
     output.mkdir(parents=True, exist_ok=True)
     handle = os.open(output / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
     try:

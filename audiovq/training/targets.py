@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,9 +16,10 @@ from audiovq.data.manifest import Utterance
 from audiovq.data.pitch import Tracker, pitch_tracks
 from audiovq.data.teachers import find_teacher
 from audiovq.models.autoencoder import Autoencoder
+from audiovq.storage import AnyPath
 
-Manifests = Mapping[Path, Sequence[Utterance]]
-"""Utterances by their manifest."""
+Manifests = Mapping[AnyPath, Sequence[Utterance]]
+"""Utterances by their manifest, or another input."""
 MEASURED = 512
 """Utterances by whose features all are normalised."""
 

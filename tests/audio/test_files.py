@@ -563,3 +563,21 @@ def test_every_mu_law_class_is_that_of_its_own_amplitude():
     classes = torch.arange(256)
     assert torch.equal(mu_law_encode(mu_law_decode(classes)), classes)
     assert mu_law_encode(torch.zeros(1)).item() == 128
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".mp3"])
+def test_one_channel_of_several_is_read_alone(tmp_path, speech_folder, suffix):
+    voices = [load_audio(min((speech_folder / name).glob("*.ogg")), 16000)[0][0, :16000] for name in ("june", "carlo")]
+    path = tmp_path / f"talk{suffix}"
+    soundfile.write(path, torch.stack(voices, 1).numpy(), 16000)
+    both = [AudioSource.open(path, channel=channel) for channel in (0, 1)]
+    waves = [source.read() for source in both]
+    for wave, voice, other in zip(waves, voices, reversed(voices), strict=True):
+        heard = [torch.corrcoef(torch.stack([wave[0, 2000:12000], one[2000:12000]]))[0, 1] for one in (voice, other)]
+        assert heard[0] > 0.5 > abs(heard[1])
+    torch.testing.assert_close(sum(waves) / 2, load_audio(path)[0])
+    for source, wave in zip(both, waves, strict=True):
+        assert torch.equal(source.read(None, 700, 900), wave[:, 700:1600])
+        assert torch.equal(torch.cat(list(source.blocks(16000, 999)), dim=-1), wave)
+    with pytest.raises(AudioError, match=r"has 2 channels, number 2 \(from 0 on\) is asked for"):
+        AudioSource.open(path, channel=2)

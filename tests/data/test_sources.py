@@ -17,7 +17,8 @@ import soundfile
 import torch
 
 from audiovq.audio.files import load_audio
-from audiovq.data.sources import Item, list_items, with_seconds
+from audiovq.data.items import Item
+from audiovq.data.sources import list_items, with_seconds
 from audiovq.errors import AudioError, ManifestError
 
 COMPRESSED = "a compressed tar cannot be read in place, unpack it to a plain one"
@@ -324,7 +325,7 @@ def test_a_failure_of_the_machine_is_no_damage_of_a_tar(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("audiovq.data.sources._Headers.read", fail)
+    monkeypatch.setattr("audiovq.data.tars._Headers.read", fail)
     with pytest.raises(OSError, match="Input/output error"):
         names(tmp_path)
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audiovq.data.sources import Item, Member
+from audiovq.data.items import Item, Member
 from audiovq.errors import TokenError
 from audiovq.tokenization.plan import LONGEST, SHORTEST, TokenizingRequest, Unit, inputs_sha256, own_units, plan_units
 

@@ -15,8 +15,9 @@ import torch
 from audiovq.audio.files import AudioSource, load_audio
 from audiovq.audio.resampling import resample
 from audiovq.batching import batch_by_length
+from audiovq.data.items import Item
 from audiovq.data.manifest import write_manifest
-from audiovq.data.sources import Item, list_items
+from audiovq.data.sources import list_items
 from audiovq.errors import CheckpointError, ConfigError, ManifestError, OutputExistsError, TokenError, WorkerError
 from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.tokenization import engines, worker

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from audiovq.data.items import Item
 from audiovq.data.manifest import Utterance, write_manifest
-from audiovq.data.sources import Item, list_items
+from audiovq.data.sources import list_items
 from audiovq.errors import TokenError
 from audiovq.files import sha256_of
 from audiovq.tokenization.run import tokenize
