@@ -188,10 +188,11 @@ class SourceDecoder(ConvNeXtStack, Decoder):
         phase = phase - torch.where(on, 0, phase).cummax(1).values
         if stream is not None:
             stream.keep((self, "phase"), phase[:, -1:])
-        x = (phase % 1 * 2 * math.pi).to(f0.dtype)
+        # Around 0, where pulses are: float32 has many digits there, so that hardly any peak has to be told apart.
+        x = ((phase - phase.round()) * 2 * math.pi).to(f0.dtype)
         harmonics = (self.sample_rate / 2 / pitch).floor()
         half = (x / 2).sin()
-        peak = half.abs() < 1e-3
+        peak = half.abs() < 1e-6
         total = torch.where(peak, harmonics, ((harmonics + 0.5) * x).sin() / (2 * half.where(~peak, 1)) - 0.5)
         return total * (2 / harmonics).sqrt() * on
 
