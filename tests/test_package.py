@@ -20,7 +20,7 @@ try:
     audiovq.cli.app(["--help"])
 except SystemExit as end:
     assert end.code == 0
-heavy = {"torch", "torchaudio", "librosa", "scipy", "numpy", "pyarrow", "matplotlib"} & set(sys.modules)
+heavy = {"torch", "torchaudio", "librosa", "scipy", "numpy", "pyarrow", "matplotlib", "transformers"} & set(sys.modules)
 assert not heavy, heavy
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)

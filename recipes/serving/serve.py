@@ -1,0 +1,95 @@
+"""Codes over HTTP: `uvicorn --app-dir recipes/serving serve:app`; README.md says what to send."""
+
+import asyncio
+import io
+import os
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import soundfile
+import torch
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from torch.nn.utils.rnn import pad_sequence
+
+import audiovq
+from audiovq.errors import AudioError, AudioVQError
+
+MOST = 16  # Waveforms in a batch.
+tokenizer = audiovq.AudioTokenizer.from_pretrained(os.environ.get("MODEL", "speech-16k"))
+model_thread = ThreadPoolExecutor(1)
+
+
+class Codes(BaseModel):
+    codes: list[list[Annotated[int, Field(ge=0, lt=65536)]]]
+    num_samples: int | None = None
+
+
+def read(data: bytes) -> torch.Tensor:
+    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+        file.write(data)
+        file.flush()
+        try:
+            return audiovq.load_audio(file.name, tokenizer.sample_rate)[0][0]
+        except AudioError as error:
+            raise AudioError(str(error).replace(file.name, "the audio")) from error
+
+
+def encode(waves: list[torch.Tensor]) -> list[torch.Tensor]:
+    codes = tokenizer.encode(pad_sequence(waves, batch_first=True)[:, None], tokenizer.sample_rate)
+    return [found[:, : tokenizer.num_frames(len(wave))] for found, wave in zip(codes, waves, strict=True)]
+
+
+def decode(sent: Codes) -> bytes:
+    if len({len(book) for book in sent.codes}) != 1:
+        raise AudioError("codes: expected as many of each codebook")
+    wave, file = tokenizer.decode(torch.tensor(sent.codes), sent.num_samples), io.BytesIO()
+    soundfile.write(file, wave[0, 0].numpy(), tokenizer.sample_rate, format="WAV")
+    return file.getvalue()
+
+
+async def encode_batches(waiting: asyncio.Queue) -> None:
+    """All that came in while the model was busy is the next batch."""
+    while True:
+        items = [await waiting.get()]
+        items += [waiting.get_nowait() for _ in range(min(MOST - 1, waiting.qsize()))]
+        waves, answers = zip(*items, strict=True)
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(model_thread, encode, waves)
+        except Exception as error:  # Those who wait hear of it, whatever it is.
+            found = [error] * len(answers)
+        for answer, codes in zip(answers, found, strict=True):
+            (answer.set_exception if isinstance(codes, Exception) else answer.set_result)(codes)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI):
+    app.state.waiting = asyncio.Queue()
+    task = asyncio.create_task(encode_batches(app.state.waiting))
+    yield
+    task.cancel()
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.post("/encode")
+async def encode_audio(request: Request) -> Codes:
+    wave = await asyncio.to_thread(read, await request.body())
+    answer = asyncio.get_running_loop().create_future()
+    await app.state.waiting.put((wave, answer))
+    return Codes(codes=(await answer).tolist(), num_samples=len(wave))
+
+
+@app.post("/decode")
+async def decode_codes(sent: Codes) -> Response:
+    wav = await asyncio.get_running_loop().run_in_executor(model_thread, decode, sent)
+    return Response(wav, media_type="audio/wav")
+
+
+@app.exception_handler(AudioVQError)
+def refuse(_: Request, error: AudioVQError) -> JSONResponse:
+    return JSONResponse({"error": str(error)}, 400)

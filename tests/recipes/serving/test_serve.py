@@ -1,0 +1,107 @@
+"""The server, through FastAPI's own client: real speech, several requests at once."""
+
+from __future__ import annotations
+
+import io
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from fastapi.testclient import TestClient
+
+from audiovq.audio import load_audio
+from audiovq.models.tokenizer import AudioTokenizer
+
+RECIPE = Path(__file__).parents[3] / "recipes/serving"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_tokenizer) -> AudioTokenizer:
+    return tiny_tokenizer("istft", "residual")
+
+
+@pytest.fixture(scope="module")
+def serve(tokenizer, tmp_path_factory):
+    """The recipe's module, with a tiny model."""
+    folder = tmp_path_factory.mktemp("serving") / "model"
+    tokenizer.save_pretrained(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MODEL", str(folder))
+        patch.setattr(sys, "path", [str(RECIPE), *sys.path])
+        import serve
+
+        return serve
+
+
+@pytest.fixture
+def client(serve) -> Iterator[TestClient]:
+    with TestClient(serve.app) as client:
+        yield client
+
+
+def test_requests_that_come_together_are_one_batch_and_get_the_codes_of_each_alone(
+    client, serve, tokenizer, speech_folder, monkeypatch
+):
+    """The first batch takes until all others have come; these are encoded together."""
+    paths = [min((speech_folder / name).glob("*.ogg")) for name in ("june", "carlo", "allison", "ivrvoice")]
+    batches: list[int] = []
+    encode = serve.encode
+
+    def counted(waves):
+        batches.append(len(waves))
+        deadline = time.monotonic() + 30
+        while sum(batches) + client.app.state.waiting.qsize() < len(paths) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return encode(waves)
+
+    monkeypatch.setattr(serve, "encode", counted)
+    with ThreadPoolExecutor(len(paths)) as threads:
+        answers = list(threads.map(lambda path: client.post("/encode", content=path.read_bytes()), paths))
+    assert len(batches) <= 2
+    assert sum(batches) == len(paths)
+    for path, answer in zip(paths, answers, strict=True):
+        wave, rate = load_audio(path, 16000)
+        assert answer.json() == {"codes": tokenizer.encode(wave, rate)[0].tolist(), "num_samples": wave.shape[-1]}
+
+
+def test_codes_come_back_as_a_wav_of_the_same_length(client, tokenizer, speech_folder):
+    path = min((speech_folder / "june").glob("*.ogg"))
+    sent = client.post("/encode", content=path.read_bytes()).json()
+    answer = client.post("/decode", json=sent)
+    assert answer.headers["content-type"] == "audio/wav"
+    wave, rate = soundfile.read(io.BytesIO(answer.content), dtype="float32")
+    expected = tokenizer.decode(torch.tensor(sent["codes"]), sent["num_samples"])[0, 0]
+    assert rate == 16000
+    assert torch.allclose(torch.tensor(wave), expected.clamp(-1, 1), atol=1e-4)
+
+
+WRONG = {
+    "no audio": ("/encode", {"content": b"no audio"}, 400, "the audio: "),
+    "nothing": ("/encode", {"content": b""}, 400, "the audio: "),
+    "ragged": ("/decode", {"json": {"codes": [[1, 2], [3]]}}, 400, "expected as many of each codebook"),
+    "out of range": ("/decode", {"json": {"codes": [[40000]]}}, 400, "expected codes from 0 to 31"),
+    "another length": ("/decode", {"json": {"codes": [[1]], "num_samples": 99}}, 400, "99 samples are 5 frames"),
+    "negative": ("/decode", {"json": {"codes": [[-1]]}}, 422, "greater than or equal to 0"),
+}
+
+
+@pytest.mark.parametrize(("path", "sent", "status", "message"), WRONG.values(), ids=WRONG)
+def test_what_cannot_be_used_is_answered_with_a_reason(client, path, sent, status, message):
+    answer = client.post(path, **sent)
+    assert answer.status_code == status
+    assert message in answer.text
+    assert "/tmp" not in answer.text
+
+
+def test_a_batch_that_fails_is_answered_and_the_next_one_works(client, serve, speech_folder, monkeypatch):
+    data = min((speech_folder / "june").glob("*.ogg")).read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(serve, "encode", lambda waves: [][0])
+        with pytest.raises(IndexError):
+            client.post("/encode", content=data)
+    assert client.post("/encode", content=data).status_code == 200
