@@ -62,9 +62,7 @@ def export_command(
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("audiovq"):
             raise
-        raise ExportError(
-            f"--format {format.value} needs {error.name}: pip install 'audiovq[{extra}]'"
-        ) from error
+        raise ExportError(f"--format {format.value} needs {error.name}: pip install 'audiovq[{extra}]'") from error
     options = {"onnxruntime_web": onnxruntime_web} if format is Format.web else {}
     write(AudioTokenizer.from_pretrained(model, "cpu"), output, force, **options)
     say(f"{format.value} model written: {output}")

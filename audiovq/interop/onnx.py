@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import onnxscript
 import torch
 from torch import Tensor, nn
 

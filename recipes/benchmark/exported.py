@@ -88,15 +88,17 @@ def describe(total: Agreement) -> dict[str, Any]:
     """The figures that are published."""
     import numpy as np
 
+    largest = max(total.other, default=-np.inf)
     return {
         "seconds": total.seconds,
         "frames": total.frames,
         "other_frames": len(total.other),
         "same_frames_percent": 100 * (1 - len(total.other) / total.frames),
         "other_near_ties": total.other_near_ties,
-        "largest_margin_of_other": max(total.other, default=0.0),
+        "largest_margin_of_other": largest if total.other else 0.0,
         "median_margin": median(total.margins),
-        "frames_of_smaller_margin_percent": 100 * float(np.mean(np.array(total.margins) <= max(total.other, default=0))),
+        "frames_of_smaller_margin_percent": 100
+        * float(np.mean(np.array(total.margins) <= max(total.other, default=0))),
         "close_samples_percent": 100 * (1 - total.far / total.samples),
         "largest_difference": total.largest,
         "difference_db": 10 * float(np.log10(max(total.error, 1e-30) / total.power)),

@@ -214,7 +214,7 @@ def test_wrong_input_is_named(onnx_folder):
         (lambda: exported.encode(np.zeros(0), 16000), "is empty"),
         (lambda: exported.encode(np.full(9, np.nan), 16000), "NaN"),
         (lambda: exported.encode(np.zeros(100), 16000, 7), "expected 1 to 6 codebooks, found 7"),
-        (lambda: exported.decode(good + 1024), "codebook 0: expected codes from 0 to 1023, found 1024 to 1024"),
+        (lambda: exported.decode(good + 1024), "codebook 0: expected codes 0 to 1023, found 1024 to 1024"),
         (lambda: exported.decode(good.astype(float)), "codes are integers"),
         (lambda: exported.decode(np.zeros((7, 3), int)), r"found \[7, 3\]"),
         (lambda: exported.decode(good, 1), "1 samples are 1 frames, found 3"),

@@ -3,7 +3,7 @@
 
 import { drawCodes, drawSpectrogram, readSound, wavBlob } from "./sound.js";
 
-const LONGEST = 120; // Seconds that are encoded at once; a browser gives little more memory.
+const LONGEST = 300; // Seconds that are encoded and decoded at once, in half a gigabyte of memory.
 const USUAL_BOOKS = 3;
 
 const element = (id) => document.getElementById(id);
@@ -55,6 +55,14 @@ function put(id, attribute, blob) {
   element(id).setAttribute(attribute, addresses.get(id));
 }
 
+// Another sound goes on where the one before was, so that rates can be compared.
+function playOn(player, change) {
+  const { currentTime, paused } = player;
+  change();
+  player.currentTime = currentTime;
+  if (!paused) player.play();
+}
+
 const frameRate = () => config.sample_rate / config.hop_length;
 const bitrate = (books) => frameRate() * config.codebook_sizes.slice(0, books).reduce((sum, size) => sum + Math.log2(size), 0);
 const kilobits = (books) => String(Number((bitrate(books) / 1000).toPrecision(3)));
@@ -84,12 +92,14 @@ async function open(bytes, name) {
   const wave = await readSound(bytes, config.sample_rate);
   const seconds = wave.length / config.sample_rate;
   if (!wave.length) throw new Error(`${name} is empty.`);
+  if (element("decoded-sound").src) element("decoded-sound").removeAttribute("src");
   if (seconds > LONGEST) throw new Error(`${name} is ${Math.round(seconds)} s long; at most ${LONGEST} s fit here.`);
   show("working", `Encoding ${seconds.toFixed(1)} s of speech`);
   const { codes, books, frames, seconds: took } = await ask("encode", { wave });
   speech = { wave, codes, books, frames, seconds, name: name.replace(/\.[^.]*$/, ""), decoded: new Map() };
   element("result").hidden = false;
-  element("codes-facts").textContent = `${frames} frames, encoded ${(seconds / took).toFixed(0)} × as fast as it sounds`;
+  element("original-facts").textContent = `0 to ${config.sample_rate / 2000} kHz, ${seconds.toFixed(2)} s`;
+  element("codes-facts").textContent = `${frames} frames of ${books} codes, encoded in ${took.toFixed(2)} s`;
   put("original-sound", "src", wavBlob(wave, config.sample_rate));
   await decode();
 }
@@ -105,8 +115,8 @@ async function decode() {
   const { wave, seconds } = speech.decoded.get(used);
   const kilobytes = (bitrate(used) * speech.seconds) / 8000;
   element("decoded-facts").textContent =
-    `${used} of ${speech.books} codebooks, ${kilobytes.toFixed(1)} kB; decoded ${(speech.seconds / seconds).toFixed(0)} × as fast`;
-  put("decoded-sound", "src", wavBlob(wave, config.sample_rate));
+    `${used} of ${speech.books} codebooks, ${kilobytes.toFixed(1)} kB, decoded in ${seconds.toFixed(2)} s`;
+  playOn(element("decoded-sound"), () => put("decoded-sound", "src", wavBlob(wave, config.sample_rate)));
   put("download-sound", "href", wavBlob(wave, config.sample_rate));
   put("download-codes", "href", new Blob([JSON.stringify(record(used))], { type: "application/json" }));
   element("download-sound").download = `${speech.name}-${kilobits(used)}k.wav`;
@@ -131,10 +141,10 @@ function record(used) {
 function draw() {
   if (!speech) return;
   const used = Number(document.querySelector("#rates input:checked").value);
-  drawSpectrogram(element("original-picture"), speech.wave, config.sample_rate);
+  drawSpectrogram(element("original-picture"), speech.wave);
   drawCodes(element("codes-picture"), speech.codes, config.codebook_sizes, speech.frames, used);
   if (speech.decoded.has(used)) {
-    drawSpectrogram(element("decoded-picture"), speech.decoded.get(used).wave, config.sample_rate);
+    drawSpectrogram(element("decoded-picture"), speech.decoded.get(used).wave);
   }
 }
 

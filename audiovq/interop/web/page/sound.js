@@ -20,7 +20,7 @@ export async function readSound(bytes, rate) {
   return wave;
 }
 
-export function drawSpectrogram(canvas, wave, rate) {
+export function drawSpectrogram(canvas, wave) {
   const columns = fitCanvas(canvas);
   const rows = canvas.height;
   const levels = new Float32Array(columns * rows);
@@ -42,7 +42,6 @@ export function drawSpectrogram(canvas, wave, rate) {
     image.data.set(palette[Math.max(0, Math.min(255, Math.round(255 * level)))], 4 * i);
   });
   canvas.getContext("2d").putImageData(image, 0, 0);
-  canvas.setAttribute("title", `0 to ${rate / 2000} kHz, ${(wave.length / rate).toFixed(2)} s`);
 }
 
 // One row a codebook, one column a frame; codes that are not used are dim.
