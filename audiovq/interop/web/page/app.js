@@ -88,7 +88,6 @@ function describeModel() {
 // --- speech ------------------------------------------------------------------------------------------------------
 
 async function open(bytes, name) {
-  show("working", `Reading ${name}`);
   const wave = await readSound(bytes, config.sample_rate);
   const seconds = wave.length / config.sample_rate;
   if (!wave.length) throw new Error(`${name} is empty.`);
@@ -151,10 +150,13 @@ function draw() {
 // --- where speech comes from -------------------------------------------------------------------------------------
 
 async function openFile(file) {
-  if (file) await open(await file.arrayBuffer(), file.name);
+  if (!file) return;
+  show("working", `Reading ${file.name}`);
+  await open(await file.arrayBuffer(), file.name);
 }
 
 async function openAddress(name) {
+  show("working", `Reading ${name}`);
   const answer = await fetch(name);
   if (!answer.ok) throw new Error(`${name} cannot be loaded (${answer.status}).`);
   await open(await answer.arrayBuffer(), name);
