@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxscript  # noqa: F401 (torch.onnx needs it, and says so late)
 import torch
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ from audiovq.interop.onnx_graphs import LARGEST_TABLES, DecoderGraph, EncoderGra
 from audiovq.interop.onnx_runtime import CONFIG, DECODER, ENCODER
 from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.models.wavenet_decoder import WaveNetDecoder
+from audiovq.nn.source import SourceDecoder
 
 OPSET = 20
 """Version of ONNX's operators: the first that has GELU."""
@@ -32,6 +34,9 @@ EXAMPLE_BATCH, EXAMPLE_FRAMES = 2, 7
 """Size of the input that the graphs are traced with. They take any; these are not 1, which is told apart."""
 SMALLEST = 1024
 """Numbers in a tensor that is worth storing in half precision."""
+
+Input = tuple[Tensor, tuple[str | None, ...]]
+"""An example of an input, and the names of its dimensions; None: of a fixed size."""
 
 
 def export_onnx(tokenizer: AudioTokenizer, output: str | Path, force: bool = False) -> None:
@@ -62,7 +67,7 @@ def write_graphs(tokenizer: AudioTokenizer, folder: Path) -> dict[str, Any]:
     decoder = DecoderGraph(model)
     wave = torch.zeros(EXAMPLE_BATCH, 1, frames * hop - 1)
     codes = torch.zeros(EXAMPLE_BATCH, min(2, tokenizer.num_codebooks), frames, dtype=torch.long)
-    inputs = {"codes": (codes, ("batch", "books" if tokenizer.num_codebooks > 1 else None, "frames"))}
+    inputs: dict[str, Input] = {"codes": (codes, ("batch", "books" if tokenizer.num_codebooks > 1 else None, "frames"))}
     if decoder.draws:
         inputs["noise"] = (torch.zeros(EXAMPLE_BATCH, (frames + model.look_ahead) * hop), ("batch", "noise_samples"))
     write_graph(folder / ENCODER, EncoderGraph(model), {"wave": (wave, ("batch", None, "samples"))}, "codes")
@@ -95,18 +100,12 @@ def require_graph(tokenizer: AudioTokenizer) -> None:
         )
     if sum(sizes) * tokenizer.config.latent_dim > LARGEST_TABLES:
         raise ExportError(f"codebooks of {max(sizes)} codes make tables that are too large for an ONNX file")
-    if tokenizer.config.decoder.type == "source" and model.hop_length < onnx_runtime.BLOCK:
+    if isinstance(model.decoder, SourceDecoder) and model.hop_length < onnx_runtime.BLOCK:
         raise ExportError(f"expected a hop length of at least {onnx_runtime.BLOCK}, found {model.hop_length}")
 
 
-def write_graph(
-    path: Path, graph: nn.Module, inputs: Mapping[str, tuple[Tensor, tuple[str | None, ...]]], output: str
-) -> None:
-    """Trace a graph and write it.
-
-    Args:
-        inputs: by name, an example and the names of its dimensions; None: of a fixed size.
-    """
+def write_graph(path: Path, graph: nn.Module, inputs: Mapping[str, Input], output: str) -> None:
+    """Trace a graph with examples of its inputs, by their names, and write it."""
     shapes = tuple(
         {axis: torch.export.Dim.DYNAMIC for axis, name in enumerate(axes) if name} for _, axes in inputs.values()
     )

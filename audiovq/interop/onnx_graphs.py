@@ -32,7 +32,7 @@ class EncoderGraph(nn.Module):
     def __init__(self, model: Autoencoder):
         super().__init__()
         self.model = copy.deepcopy(model).eval()
-        self.model.decoder = nn.Identity()
+        del self.model.decoder
         replace(self.model.encoder, LogSpectrum, ProductSpectrum)
 
     def forward(self, wave: Tensor) -> Tensor:
@@ -49,10 +49,9 @@ class DecoderGraph(nn.Module):
         super().__init__()
         self.start, self.look_ahead = model.look_ahead * model.hop_length, model.look_ahead
         self.tables = CodeTables(model.bottleneck)
-        self.decoder = copy.deepcopy(model.decoder).eval()
-        self.draws = isinstance(self.decoder, SourceDecoder)
-        if self.draws:
-            self.decoder = SourceGraph(self.decoder)
+        decoder = copy.deepcopy(model.decoder).eval()
+        self.draws = isinstance(decoder, SourceDecoder)
+        self.decoder = SourceGraph(decoder) if isinstance(decoder, SourceDecoder) else decoder
         replace(self.decoder, ISTFTHead, ProductHead)
 
     def forward(self, codes: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -112,10 +111,10 @@ class ProductSpectrum(nn.Module):
         self.hop, length = spectrum.hop, len(spectrum.window)
         self.hops = -(-length // self.hop)
         self.unused = self.hops * self.hop - length
-        self.half = -(-length // 2)
-        self.register_buffer("window", F.pad(spectrum.window.double(), (2 * self.half - length, 0)))
-        bins = spectrum.bank.any(1).nonzero().max() + 1  # Behind the last that counts there may be many.
-        times = torch.arange(self.half, dtype=torch.float64) + 0.5
+        self.middle = -(-length // 2)
+        self.register_buffer("window", F.pad(spectrum.window.double(), (2 * self.middle - length, 0)))
+        bins = int(spectrum.bank.any(1).nonzero().max()) + 1  # Behind the last that counts there may be many.
+        times = torch.arange(self.middle, dtype=torch.float64) + 0.5
         angles = 2 * math.pi / spectrum.fft_size * times[:, None] * torch.arange(bins)
         self.register_buffer("cosines", angles.cos())
         self.register_buffer("sines", angles.sin())
@@ -124,7 +123,7 @@ class ProductSpectrum(nn.Module):
     def forward(self, wave: Float[Tensor, "batch 1 time"], stream: None = None) -> Float[Tensor, "batch bands spectra"]:
         pieces = hop_windows(wave[:, 0].double(), self.hop, self.hops)[..., self.unused :]
         pieces = F.pad(pieces, (len(self.window) - pieces.shape[-1], 0)) * self.window
-        before, after = pieces[..., : self.half].flip(-1), pieces[..., self.half :]
+        before, after = pieces[..., : self.middle].flip(-1), pieces[..., self.middle :]
         real, imaginary = (after + before) @ self.cosines, (after - before) @ self.sines
         magnitude = (real * real + imaginary * imaginary).sqrt()
         return (magnitude @ self.bank).clamp(min=FLOOR).log().mT

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class OnnxTokenizer:
 
     Args:
         folder: where `audiovq export --format onnx` wrote.
-        threads: threads to compute with; 0: one for each core.
+        threads: threads to compute with; 0: one for each core that this process may use.
         providers: execution providers of ONNX Runtime, the first that can be had.
 
     Raises:
@@ -170,8 +171,13 @@ def open_session(path: Path, sha256: str, threads: int, providers: Sequence[str]
     if hashlib.sha256(graph).hexdigest() != sha256:
         raise OnnxTokenizerError(f"{path}: is damaged, its SHA-256 is another than in {CONFIG}; export the model again")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or usable_cores()
     return onnxruntime.InferenceSession(graph, options, providers=list(providers))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use; ONNX Runtime itself would count all, and complain of those it may not."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_wave(wave: np.ndarray) -> np.ndarray:

@@ -179,6 +179,17 @@ def test_the_command_says_what_it_refuses(run, tiny_tokenizer, tmp_path):
     assert (code, err) == (2, "audiovq: --onnxruntime-web belongs to --format web, found --format onnx\n")
 
 
+def test_a_missing_package_is_named_with_the_extra_that_has_it(run, tiny_tokenizer, tmp_path, monkeypatch):
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    for module in ("audiovq.interop.onnx", "audiovq.interop.web"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    for format in ("onnx", "web"):
+        code, out, err = run("export", tmp_path / "model", "--format", format, "-o", tmp_path / "out")
+        assert (code, out) == (2, "")
+        assert err == f"audiovq: --format {format} needs onnxscript: pip install 'audiovq[onnx]'\n"
+
+
 def test_folders_that_are_no_export_are_named(onnx_folder, tmp_path, tiny_tokenizer):
     tiny_tokenizer().save_pretrained(tmp_path / "release")
     cases = {
