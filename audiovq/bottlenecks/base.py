@@ -96,6 +96,9 @@ class Bottleneck(nn.Module):
         """
         return reconstruction_loss.new_zeros(())
 
+    def settle(self, z: Float[Tensor, "batch dim frames"]) -> None:
+        """Take codes that are means of latents from these latents. Statistics of training stay as they are."""
+
     def set_step(self, step: int) -> None:
         """Tell the training step, for schedules; called before each step's forward pass."""
 

@@ -22,6 +22,9 @@ class ResidualStack(Bottleneck):
     Improved RVQGAN"); the loss is the sum of theirs. The stop-gradient lets the commitment loss of every level reach
     the encoder. Through the sum the encoder gets the straight-through gradient of every level.
 
+    The metric `left_q` is the energy that the first q + 1 codebooks leave, relative to the latents' own. It falls from
+    level to level where codes describe the latents; where it does not, the levels repeat each other.
+
     Quantizer dropout (section III-D): of a share of the items of a training batch the decoder sees the first n
     codebooks alone, n uniform from 1 to Q, so that one model serves Q bitrates.
     """
@@ -44,7 +47,15 @@ class ResidualStack(Bottleneck):
             heard.append(output.latents)
             codes.append(output.codes)
             metrics |= {f"{name}_{number}": value for name, value in output.metrics.items()}
+            metrics[f"left_{number}"] = energy(residual) / energy(z).clamp(min=torch.finfo(z.dtype).tiny)
         return BottleneckOutput(latents, torch.cat(codes, 1), loss, metrics, first=heard[0])
+
+    def settle(self, z: Float[Tensor, "batch dim frames"]) -> None:
+        residual = z
+        for number in range(self.num_codebooks):
+            level = self.level(number)
+            level.settle(residual)
+            residual = residual - level(residual).latents
 
     def level(self, number: int) -> Quantizer:
         """The quantizer of a codebook."""
@@ -94,6 +105,12 @@ class ResidualQuantizer(ResidualStack):
         if self.config.code_dim is None:
             output.latents = z + (output.latents - z).detach()
         return output
+
+
+def energy(z: Float[Tensor, "batch dim frames"]) -> Float[Tensor, ""]:
+    """Mean squared distance of frames from their mean, without gradient."""
+    z = z.detach()
+    return (z - z.mean((0, 2), keepdim=True)).square().sum(1).mean()
 
 
 def seen_codebooks(

@@ -71,6 +71,11 @@ class VectorQuantizer(Quantizer):
         self.register_buffer("initialized", torch.tensor(False))
         self._placed = False  # Once it is known to be so: to look at `initialized` is to wait for the device.
 
+    @property
+    def follows_means(self) -> bool:
+        """Whether codes are moving averages of the latents assigned to them."""
+        return self.config.update == "ema"
+
     def forward(self, z: Float[Tensor, "batch dim frames"]) -> BottleneckOutput:
         z_e = self._project(z)
         flat = rearrange(z_e.detach(), "b f d -> (b f) d")
@@ -115,6 +120,16 @@ class VectorQuantizer(Quantizer):
     def decode(self, codes: Int[Tensor, "batch 1 frames"]) -> Float[Tensor, "batch dim frames"]:
         return self.project_out(F.embedding(codes[:, 0], self.codes())).mT
 
+    @torch.no_grad()
+    def settle(self, z: Float[Tensor, "batch dim frames"]) -> None:
+        """Move each code of an EMA codebook to the mean of itself and the latents that choose it."""
+        if self.follows_means:
+            flat = rearrange(self._project(z), "b f d -> (b f) d")
+            indices = nearest(flat, self.codes())
+            counts = sum_over_processes(count_indices(indices, self.codebook_size).to(flat.dtype))
+            sums = sum_over_processes(torch.zeros_like(self.codebook).index_add_(0, indices, flat))
+            self.codebook.copy_((self.codes() + sums) / (1 + counts[:, None]))
+
     def codes(self) -> Float[Tensor, "codes dim"]:
         """The codebook as it is compared with latents: [K, code_dim]."""
         return F.normalize(self.codebook, dim=-1) if self.config.normalize else self.codebook
@@ -156,7 +171,7 @@ class VectorQuantizer(Quantizer):
         counts = sum_over_processes(count_indices(indices, self.codebook_size).to(z.dtype))
         decay = self.config.decay
         self.usage.lerp_(counts / frames, 1 - decay)
-        if self.config.update == "ema":
+        if self.follows_means:
             sums = sum_over_processes(torch.zeros_like(self.sums).index_add_(0, indices, z))
             self.sums.lerp_(sums / frames, 1 - decay)
             # A code that nobody chose keeps its place; without revival its statistics decay towards 0 / 0.

@@ -51,7 +51,7 @@ def evaluate_command(
         str,
         typer.Option(
             metavar="NAMES",
-            help="Networks that hear the reconstructions, too: some of mos,wer,speaker.  [default: none]",
+            help="Who hears the reconstructions, too: some of mos,wer,speaker,pitch.  [default: none]",
         ),
     ] = "",
     wer_model: WerModel = None,

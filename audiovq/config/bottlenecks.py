@@ -46,7 +46,12 @@ class VQConfig(QuantizerConfig):
 
 
 class ResidualConfig(QuantizerConfig):
-    """Residual vector quantization: each codebook quantizes what those before it leave (Zeghidour et al., 2021)."""
+    """Residual vector quantization: each codebook quantizes what those before it leave (Zeghidour et al., 2021).
+
+    By default codes are means of the latents themselves. A `code_dim` gives each codebook projections of its own, as in
+    Kumar et al. (2023); then nothing makes the sum of the codes be near the latents, and what a codebook leaves may be
+    as much as what it found (metric `left`).
+    """
 
     implementation: ClassVar[str] = "audiovq.bottlenecks.residual:ResidualQuantizer"
     type: Literal["residual"] = "residual"
@@ -56,6 +61,9 @@ class ResidualConfig(QuantizerConfig):
     """Number of codes K: one for all codebooks, or one for each."""
     dropout: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the items of a training batch of which the decoder sees a random number of codebooks, the first ones."""
+    code_dim: Size | None = None
+    normalize: bool = False
+    update: Literal["gradient", "ema"] = "ema"
 
     @property
     def codebook_sizes(self) -> list[int]:

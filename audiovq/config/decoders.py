@@ -75,6 +75,8 @@ class SourceDecoderConfig(ConvNeXtConfig):
     """Hops of the source in a frame, each with filters of its own."""
     overlap: Annotated[Size, Field(ge=3)] = 4
     """FFT size and window length, as a multiple of the source's hop."""
+    free_spectrum: bool = False
+    """Whether a spectrum that owes nothing to the source is added, as an iSTFT decoder predicts one."""
     look_ahead: FramesAhead = 1
     """Frames behind its own that a sample sees, too."""
 

@@ -77,7 +77,7 @@ def pitch_tracks(
         AudioError: an utterance cannot be read.
         WorkerError: a process was killed.
     """
-    name = tracker or ("swift" if find_spec("swift_f0") else "pyin")
+    name = tracker or default_tracker()
     if name == "swift" and not find_spec("swift_f0"):
         raise ConfigError("pitch tracker 'swift' is not installed: pip install 'audiovq[pitch]', or use 'pyin'")
     identity = identity_of(utterances)
@@ -92,6 +92,11 @@ def pitch_tracks(
         return _read(path, identity, len(utterances))
 
     return kept_beside(manifest, f"pitch-{name}.npz", utterances, f"pitch by {name}", read, make)
+
+
+def default_tracker() -> Tracker:
+    """SwiftF0 if it is installed, else pYIN."""
+    return "swift" if find_spec("swift_f0") else "pyin"
 
 
 def _track_all(

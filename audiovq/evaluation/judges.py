@@ -1,7 +1,8 @@
-"""Judges of decoded speech: networks that hear how it sounds, who speaks and what is said.
+"""Judges of decoded speech: they hear how it sounds, who speaks, what is said and at which pitch.
 
 A judge hears the original and its reconstruction one by one, at 16 kHz and on the CPU, and compares what it has heard.
-Their packages come with `pip install 'audiovq[judges]'`, but for Resemblyzer, whose own requirements are obsolete.
+Their packages come with `pip install 'audiovq[judges]'`, but for Resemblyzer, whose own requirements are obsolete;
+pitch needs none.
 """
 
 from __future__ import annotations
@@ -132,6 +133,36 @@ class SpeakerJudge(Judge[np.ndarray]):
         return float(original @ decoded)
 
 
+class PitchJudge(Judge[np.ndarray]):
+    """F0 frame error in percent (Chu & Alwan, 2009, "Reducing F0 Frame Error of F0 tracking algorithms").
+
+    That is the share of frames which are voiced in one signal alone, or whose pitch is more than a fifth off; over a
+    set, that of all frames.
+    """
+
+    hears_silence = True
+
+    def __init__(self):
+        from audiovq.data.pitch import TRACKERS, default_tracker
+
+        name = default_tracker()
+        self.track = TRACKERS[name]
+        package = {"swift": "swift-f0", "pyin": "librosa"}[name]
+        self.model = f"{name} of {package} {version(package)}"
+
+    def hear(self, wave: Wave, original: np.ndarray | None) -> np.ndarray:
+        if len(wave) < SHORTEST * RATE:
+            raise MetricError(f"the signals are shorter than {SHORTEST:g} s")
+        pitch = self.track(wave).astype(np.float32)
+        if original is None and not pitch.any():
+            raise MetricError("no voice in the original")
+        return pitch
+
+    def compare(self, original: np.ndarray, decoded: np.ndarray) -> float:
+        same = np.where(original > 0, np.abs(decoded - original) <= 0.2 * original, decoded == 0)
+        return Weighted(100 * float(1 - same.mean()), len(same))
+
+
 class Transcript(NamedTuple):
     """What a recogniser understood."""
 
@@ -229,7 +260,7 @@ class Judges:
         return by + [f"judge {name} cannot run: {reason}" for name, reason in self.unable.items()]
 
 
-JUDGES = ("mos", "wer", "speaker")
+JUDGES = ("mos", "wer", "speaker", "pitch")
 
 
 def load_judges(names: Iterable[str], wer_model: Path | None = None, wer_language: str | None = None) -> Judges:
@@ -266,6 +297,9 @@ def _load(name: str, wer_model: Path | None, wer_language: str | None) -> tuple[
     if name == "speaker":
         judge = SpeakerJudge()
         return judge, {"speaker": Metric("Speaker similarity", "", True, 3, judge)}
+    if name == "pitch":
+        judge = PitchJudge()
+        return judge, {"pitch": Metric("F0 frame error", "%", False, 1, judge)}
     judge = OpinionJudge()
 
     def of_original(reference: Tensor, degraded: Tensor, sample_rate: int) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,6 +47,8 @@ class Controls:
     """Log magnitude of the noise's filter."""
     phase: Float[Tensor, "batch hops bins"]
     """Phase of the harmonics' filter in radians."""
+    free: Complex[Tensor, "batch hops bins"] | None = None
+    """A spectrum beside the source's, if the decoder has one."""
 
     @property
     def f0(self) -> Float[Tensor, "batch hops"]:
@@ -82,6 +84,10 @@ class SourceDecoder(ConvNeXtStack, Decoder):
         harmonics, noise, phase = self.filters.bias.detach().view(3, -1)
         for bias, value in ((harmonics, HARMONIC_BIAS), (noise, NOISE_BIAS), (phase, 0.0)):
             nn.init.constant_(bias, value)
+        self.free = nn.Linear(config.dim, config.subframes * self.bins * 2) if config.free_spectrum else None
+        if self.free is not None:  # It starts at nothing, so that the source learns first what it can.
+            nn.init.zeros_(self.free.weight)
+            nn.init.zeros_(self.free.bias)
         self.register_buffer("window", torch.hann_window(self.fft_size), persistent=False)
 
     def forward(
@@ -144,7 +150,13 @@ class SourceDecoder(ConvNeXtStack, Decoder):
             self.filters(h).float(), "b f (part s bin) -> part b (f s) bin", part=3, s=self.subframes
         )
         log_f0, voicing = rearrange(self.pitch(h).float(), "b f (part s) -> part b (f s)", part=2)
-        return Controls(log_f0, voicing, harmonics, noise, phase)
+        return Controls(log_f0, voicing, harmonics, noise, phase, self.free_spectrum(h))
+
+    def free_spectrum(self, h: Float[Tensor, "batch frames dim"]) -> Complex[Tensor, "batch hops bins"] | None:
+        if self.free is None:
+            return None
+        parts = rearrange(self.free(h).float(), "b f (s bin part) -> b (f s) bin part", part=2, s=self.subframes)
+        return torch.view_as_complex(parts.contiguous())
 
     def synthesize(
         self,
@@ -160,6 +172,8 @@ class SourceDecoder(ConvNeXtStack, Decoder):
         spectra = torch.fft.rfft(source.unfold(-1, self.fft_size, self.hop) * self.window)
         spectrum = spectra[:, 0] * torch.polar(controls.harmonics.clamp(max=LOUDEST).exp(), controls.phase)
         spectrum = spectrum + spectra[:, 1] * controls.noise.clamp(max=LOUDEST).exp()
+        if controls.free is not None:
+            spectrum = spectrum + controls.free
         # Squared Hann windows at a whole number of hops add up to 3/8 of that number everywhere.
         pieces = torch.fft.irfft(spectrum, n=self.fft_size) * (self.window / (self.overlap * 3 / 8))
         pieces = rearrange(pieces, "b n (part hop) -> b part hop n", part=self.overlap)

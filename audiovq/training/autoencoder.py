@@ -26,7 +26,7 @@ from audiovq.models import release
 from audiovq.models.autoencoder import Autoencoder, AutoencoderOutput
 from audiovq.models.speakers import speaker_number
 from audiovq.models.tokenizer import AudioTokenizer
-from audiovq.training.averaging import SETTLING_BATCHES, settle_statistics
+from audiovq.training.averaging import SETTLING_BATCHES, settle_bottleneck
 from audiovq.training.folder import RELEASE, STATE, flatten, open_run, start_accelerator
 from audiovq.training.log import RunLog
 from audiovq.training.loop import Batch, Task, fit
@@ -186,7 +186,7 @@ class AutoencoderTask(Task[Autoencoder]):
     def settle(self, average: Autoencoder, batches: Iterator[Batch]) -> None:
         if "bottleneck" not in self.config.training.freeze:
             waves = (wave for wave, *_ in islice(batches, SETTLING_BATCHES))
-            settle_statistics(average.bottleneck, (self._latents(average, wave) for wave in waves))
+            settle_bottleneck(average.bottleneck, (self._latents(average, wave) for wave in waves))
 
     def release(self, model: Autoencoder) -> None:
         copy = Autoencoder(self.config.model_part())  # On the CPU, for the release to freeze.

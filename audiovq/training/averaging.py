@@ -9,11 +9,13 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from audiovq.bottlenecks.base import Bottleneck
 from audiovq.bottlenecks.batch_norm import BatchNorm
+from audiovq.bottlenecks.vq import VectorQuantizer
 from audiovq.training.optimization import is_codebook
 
 SETTLING_BATCHES = 32
-"""Training batches from which an average takes its own batch statistics; 0.9^32 = 3 % of the model's remain."""
+"""Training batches from which an average takes its own statistics; of those of the model 0.9^32 = 3 % remain."""
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -21,10 +23,9 @@ Network = TypeVar("Network", bound=nn.Module)
 class Average(Generic[Network]):
     """An exponential moving average of the weights that gradients train; all else is copied.
 
-    Copied are buffers, frozen weights and codebooks of every kind. An EMA codebook is an average already. A row of any
-    codebook jumps when its code is revived; the average of the places before and after is a place where no latents
-    are, for as many steps as the average looks back. As the learning rate falls to zero, a codebook and its average
-    meet anyway.
+    Copied are buffers, frozen weights and codebooks of every kind. A row of a codebook jumps when its code is revived;
+    the average of the places before and after is a place where no latents are, for as many steps as the average looks
+    back.
     """
 
     def __init__(self, model: Network, decay: float):
@@ -47,18 +48,24 @@ class Average(Generic[Network]):
 
 
 @torch.no_grad()
-def settle_statistics(bottleneck: nn.Module, latents: Iterable[Tensor]) -> None:
-    """Let the batch normalisations in a bottleneck follow latents, while the rest of it stays as it is.
+def settle_bottleneck(bottleneck: Bottleneck, latents: Iterable[Tensor]) -> None:
+    """Let what a bottleneck has measured of latents follow these, while the weights in it stay as they are.
 
-    Those of an averaged model are its own thus: the model's describe latents that the averaged encoder does not give.
-    Latents are not asked for if there are no such layers.
+    That is, batch statistics and EMA codebooks: the model's describe latents that the averaged encoder does not give.
+    Latents are not asked for if there is nothing of the kind.
     """
     layers = [module for module in bottleneck.modules() if isinstance(module, BatchNorm)]
-    if not layers:
+    means = [module for module in bottleneck.modules() if isinstance(module, VectorQuantizer) and module.follows_means]
+    if not layers and not means:
         return
     bottleneck.eval()
     for layer in layers:
         layer.train()
+    batches = []
     for batch in latents:
-        bottleneck(batch)
+        if layers:
+            bottleneck(batch)
+        batches.append(batch)
     bottleneck.eval()
+    if means:
+        bottleneck.settle(torch.cat(batches))

@@ -18,6 +18,7 @@ COLUMNS = {
     "mel_distance": ("mel distance", 2),
     "wer": ("WER %", 0),
     "speaker": ("speaker", 2),
+    "pitch": ("F0 frame error %", 0),
     "mos": ("MOS", 2),
 }
 """Metrics, their titles and their decimals in the table."""

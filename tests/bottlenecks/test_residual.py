@@ -14,10 +14,11 @@ from audiovq.errors import ConfigError
 
 DIM, Q, K = 8, 4, 16
 SETTINGS = {
-    "projected": {"code_dim": 4},
-    "unprojected": {"code_dim": None},
-    "plain": {"code_dim": None, "normalize": False},
-    "ema": {"code_dim": 4, "update": "ema"},
+    "default": {},
+    "projected": {"code_dim": 4, "normalize": True, "update": "gradient"},
+    "normalized": {"normalize": True, "update": "gradient"},
+    "gradient": {"update": "gradient"},
+    "projected-ema": {"code_dim": 4, "normalize": True},
 }
 
 
@@ -79,7 +80,7 @@ def latents_of(seed: int) -> torch.Tensor:
 
 
 def test_more_codebooks_leave_less():
-    quantizer = build(codebook_size=64, **SETTINGS["plain"]).eval()
+    quantizer = build(codebook_size=64).eval()
     z = latents()
     errors = [(z - quantizer.decode(quantizer.encode(z, number)[0])).square().mean() for number in range(1, Q + 1)]
     assert errors == sorted(errors, reverse=True)
@@ -88,15 +89,16 @@ def test_more_codebooks_leave_less():
 
 def test_first_codebooks_are_placed_on_what_the_levels_before_them_leave():
     seed_everything("residual")
-    quantizer = ResidualQuantizer(DIM, ResidualConfig(num_codebooks=3, codebook_size=K, code_dim=None, dropout=0.0))
+    quantizer = ResidualQuantizer(DIM, ResidualConfig(num_codebooks=3, codebook_size=K, dropout=0.0))
     z = latents(4, 100)
     quantizer.train()(z)
     assert all(level.initialized for level in quantizer.levels)
     metrics = quantizer.eval()(z).metrics
-    assert all(metrics[f"quantization_error_{number}"] < 1.0 for number in range(3))
+    left = [1.0, *(float(metrics[f"left_{number}"]) for number in range(3))]
+    assert all(after < 0.8 * before for before, after in pairwise(left)), left
 
 
-@pytest.mark.parametrize("name", ["projected", "unprojected", "plain"])
+@pytest.mark.parametrize("name", ["projected", "normalized", "gradient"])
 def test_every_level_gets_its_commitment_and_its_codebook_gradient(name):
     quantizer = build(**SETTINGS[name], revive_below=0.0)
     for number, level in enumerate(quantizer.levels):
@@ -123,7 +125,7 @@ def test_the_loss_is_the_sum_over_the_levels():
 
 
 def test_without_projections_the_gradient_passes_once():
-    quantizer = build(code_dim=None)
+    quantizer = build()
     z = latents().requires_grad_()
     quantizer(z).latents.sum().backward()
     assert torch.equal(z.grad, torch.ones_like(z))
@@ -159,6 +161,44 @@ def test_levels_may_have_codebooks_of_their_own_sizes():
 
 def test_metrics_are_told_for_each_codebook():
     metrics = build()(latents()).metrics
-    assert {f"{name}_{q}" for name in ("perplexity", "quantization_error", "revived_codes") for q in range(Q)} == set(
-        metrics
-    )
+    assert {
+        f"{name}_{q}" for name in ("perplexity", "quantization_error", "revived_codes", "left") for q in range(Q)
+    } == set(metrics)
+
+
+def test_left_is_the_share_of_the_energy_that_the_codebooks_leave():
+    quantizer, z = build().eval(), 5 + latents(10)
+    metrics, left = quantizer(z).metrics, z
+    for number, level in enumerate(quantizer.levels):
+        left = left - level.decode(level.encode(left)[0])
+        rest, whole = (x.mT.reshape(-1, DIM).var(0, correction=0).sum() for x in (left, z))
+        torch.testing.assert_close(metrics[f"left_{number}"], rest / whole)
+
+
+# --- codes of other latents ------------------------------------------------------------------------------------
+
+
+def test_settled_codes_are_means_of_the_new_latents_level_by_level():
+    quantizer = build().eval()
+    before = [level.codebook.clone() for level in quantizer.levels]
+    turn = torch.linalg.qr(torch.randn(DIM, DIM))[0]
+    z = torch.einsum("ij,bjf->bif", 0.8 * torch.eye(DIM) + 0.2 * turn, latents(40, 25))  # As an encoder drifts.
+    error = (quantizer(z).latents - z).square().mean()
+    statistics = {name: value.clone() for name, value in quantizer.named_buffers()}
+    quantizer.settle(z)
+    assert (quantizer(z).latents - z).square().mean() < error
+    left = z.mT.reshape(-1, DIM)
+    for level, old in zip(quantizer.levels, before, strict=True):
+        chosen = (left[:, None] - old[None]).square().sum(-1).argmin(-1)
+        for code in range(K):
+            expected = torch.cat([old[code : code + 1], left[chosen == code]]).mean(0)
+            torch.testing.assert_close(level.codebook[code], expected, atol=1e-4, rtol=1e-4)
+        left = left - level.codebook[(left[:, None] - level.codebook[None]).square().sum(-1).argmin(-1)]
+    assert all(torch.equal(statistics[name], value) for name, value in quantizer.named_buffers())
+
+
+def test_codebooks_that_gradients_train_do_not_settle():
+    quantizer = build(update="gradient").eval()
+    before = quantizer.levels[0].codebook.clone()
+    quantizer.settle(latents() + 3)
+    assert torch.equal(quantizer.levels[0].codebook, before)

@@ -68,11 +68,23 @@ def loudness(monkeypatch) -> LoudnessJudge:
     return judge
 
 
+@pytest.fixture
+def pulses():
+    """Pulse trains, as voices have them: `pulses(f0)` is 2 s at that pitch in Hz, silent in its last half second."""
+
+    def make(f0: float) -> torch.Tensor:
+        t = torch.arange(2 * RATE) / RATE
+        wave = sum(torch.cos(2 * torch.pi * f0 * k * t) / k for k in range(1, 20))
+        return 0.1 * torch.as_tensor(wave)[None] * (t < 1.5)
+
+    return make
+
+
 # --- which judges --------------------------------------------------------------------------------------------
 
 
 def test_an_unknown_judge_is_a_mistake_in_the_call():
-    with pytest.raises(ConfigError, match="unknown judge 'ears'; there are mos, wer, speaker"):
+    with pytest.raises(ConfigError, match="unknown judge 'ears'; there are mos, wer, speaker, pitch"):
         load_judges(["mos", "ears"])
 
 
@@ -270,3 +282,31 @@ def test_an_utterance_keeps_the_weight_of_its_value(utterances, noisy_tokenizer,
     line = json.loads((tmp_path / "utterances.jsonl").read_text())
     assert line["metrics"]["wer"] == 25
     assert line["weights"] == {"wer": 8}
+
+
+# --- pitch ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["pyin", "swift"])
+def pitch(request, monkeypatch) -> Metric:
+    if request.param == "swift":
+        pytest.importorskip("swift_f0")
+    monkeypatch.setattr("audiovq.data.pitch.default_tracker", lambda: request.param)
+    return loaded("pitch")
+
+
+def test_the_frame_error_counts_wrong_pitch_and_wrong_voicing(pitch, pulses):
+    voice = pulses(150.0)
+    assert pitch.function(voice, voice, RATE) == 0
+    assert pitch.function(voice, pulses(160.0), RATE) < 5  # Within a fifth.
+    off = pitch.function(voice, pulses(220.0), RATE)
+    assert off == pytest.approx(75, abs=6)  # All of the voiced frames.
+    assert pitch.function(voice, torch.zeros_like(voice), RATE) == pytest.approx(off, abs=3)
+    assert off.weight == pytest.approx(2 * RATE / 256, abs=2)
+
+
+def test_the_frame_error_needs_a_voice(pitch):
+    click = torch.zeros(1, RATE)
+    click[:, RATE // 2] = 0.5
+    with pytest.raises(MetricError, match="no voice in the original"):
+        pitch.function(click, click, RATE)

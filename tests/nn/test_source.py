@@ -120,8 +120,43 @@ def test_gradients_reach_the_filters_and_the_pitch_by_its_own_term_alone(decoder
     assert decoder.pitch.weight.grad.any()
 
 
+def with_free_spectrum() -> SourceDecoder:
+    decoder = SourceDecoder(SourceDecoderConfig(dim=16, layers=2, free_spectrum=True), 8, HOP, RATE).eval()
+    assert decoder.free is not None
+    torch.nn.init.normal_(decoder.free.weight)
+    return decoder
+
+
+def test_a_free_spectrum_starts_at_nothing_and_learns():
+    torch.manual_seed(0)
+    plain = SourceDecoder(SourceDecoderConfig(dim=16, layers=2), 8, HOP, RATE)
+    free = SourceDecoder(SourceDecoderConfig(dim=16, layers=2, free_spectrum=True), 8, HOP, RATE)
+    assert free.free is not None
+    free.load_state_dict(plain.state_dict() | {f"free.{name}": value for name, value in free.free.state_dict().items()})
+    latents, noise = torch.randn(1, 8, 6), torch.randn(1, 6 * HOP)
+    assert torch.equal(free.decode(latents, noise), plain.decode(latents, noise))
+    free.decode(latents, noise).square().sum().backward()
+    assert free.free.weight.grad is not None
+    assert free.free.weight.grad.any()
+
+
+def test_a_free_spectrum_is_added_to_the_source_as_an_inverse_stft():
+    decoder, hops = with_free_spectrum(), 30
+    controls = controls_of(hops, decoder.bins, harmonics=-30.0, noise=-30.0)
+    wave = torch.randn(hops * SUB)
+    # Windows end with their hop, as those of the source do.
+    windows = torch.nn.functional.pad(wave, (decoder.fft_size - SUB, 0)).unfold(0, decoder.fft_size, SUB)
+    controls.free = torch.fft.rfft(windows * decoder.window)[None]
+    voiced = torch.zeros(1, hops).bool()
+    found = decoder.synthesize(controls, torch.full((1, hops), 100.0), voiced, torch.zeros(1, hops * SUB))[0, 0]
+    late = (decoder.overlap - 1) * SUB
+    torch.testing.assert_close(found[2 * late :], wave[late:-late], atol=1e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("sizes", [[1] * 20, [7, 1, 12], [19, 1]])
-def test_pieces_give_what_the_whole_gives(decoder, sizes):
+@pytest.mark.parametrize("free", [False, True])
+def test_pieces_give_what_the_whole_gives(decoder, sizes, free):
+    decoder = with_free_spectrum() if free else decoder
     latents = torch.randn(2, 8, 20)
     decode = decoder.start(None, [5, 6])
     pieces = torch.cat([decode(piece) for piece in latents.split(sizes, -1)], -1)
