@@ -179,6 +179,7 @@ class SourceGraph(nn.Module):
     def __init__(self, decoder: SourceDecoder):
         super().__init__()
         self.decoder, self.hop, self.overlap, self.bins = decoder, decoder.hop, decoder.overlap, decoder.bins
+        self.subframes, self.free, decoder.free = decoder.subframes, decoder.free, None
         size = decoder.fft_size
         angles = 2 * math.pi / size * torch.arange(size, dtype=torch.float64)[:, None] * torch.arange(self.bins)
         matrix = torch.cat([angles.cos(), -angles.sin()], 1) * decoder.window.double()[:, None]
@@ -188,7 +189,8 @@ class SourceGraph(nn.Module):
     def forward(
         self, latents: Float[Tensor, "batch dim frames"], noise: Float[Tensor, "batch time"]
     ) -> Float[Tensor, "batch 1 time"]:
-        controls = self.decoder.controls(latents)
+        features = self.decoder.features(latents)
+        controls = self.decoder.controls_of(features)
         pulses = self.pulses(controls.f0, controls.voicing > 0)
         harmonic, hiss = self.spectrum(pulses), self.spectrum(noise)
         loudness = controls.harmonics.clamp(max=source.LOUDEST).exp()
@@ -196,6 +198,9 @@ class SourceGraph(nn.Module):
         hiss = hiss * torch.cat(2 * [controls.noise.clamp(max=source.LOUDEST).exp()], -1)
         real, imaginary = harmonic[..., : self.bins], harmonic[..., self.bins :]
         spectrum = torch.cat([real * a - imaginary * b, real * b + imaginary * a], -1) + hiss
+        if self.free is not None:
+            free = rearrange(self.free(features), "b f (s bin part) -> b (f s) (part bin)", part=2, s=self.subframes)
+            spectrum = spectrum + free
         return overlap_add(self.inverse(spectrum), self.overlap)
 
     def spectrum(self, signal: Float[Tensor, "batch time"]) -> Float[Tensor, "batch hops bins2"]:

@@ -145,7 +145,10 @@ class SourceDecoder(ConvNeXtStack, Decoder):
 
     def controls(self, x: Float[Tensor, "batch dim frames"], stream: Stream | None = None) -> Controls:
         """What the network says: pitch, voicing and filters."""
-        h = self.features(x, stream)
+        return self.controls_of(self.features(x, stream))
+
+    def controls_of(self, h: Float[Tensor, "batch frames dim"]) -> Controls:
+        """The same of the features that the output layers see."""
         harmonics, noise, phase = rearrange(
             self.filters(h).float(), "b f (part s bin) -> part b (f s) bin", part=3, s=self.subframes
         )

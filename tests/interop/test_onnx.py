@@ -27,6 +27,7 @@ PARTS = [
     ("transposed", "vq-plain", "conv"),
     ("source", "residual", "spectral"),
     ("source", "fsq-groups", "conv"),
+    ("source-free", "residual", "spectral"),
     ("istft", "fsq-residual", "spectral"),
 ]
 """Every encoder, bottleneck and decoder that ONNX can hold."""
@@ -82,6 +83,8 @@ def test_signals_of_a_batch_and_in_pieces_have_the_same_codes(onnx_folder, speec
 @pytest.mark.parametrize("parts", PARTS, ids="-".join)
 def test_graphs_of_every_kind_compute_what_the_model_does(placed_tokenizer, mini_speech, parts):
     tokenizer = placed_tokenizer(*parts, look_ahead=(15, 1))
+    if parts[0] == "source-free":  # It starts at nothing.
+        torch.nn.init.normal_(tokenizer.model.decoder.free.weight)
     wave = torch.stack([mini_speech, mini_speech.flip(-1)])[..., :8005]
     model, codes = tokenizer.model, tokenizer.encode(wave, 16000)
     decoder = DecoderGraph(model)
