@@ -68,6 +68,10 @@ DECODERS = {
     "transposed": {"type": "transposed", "channels": [8, 6, 4], "dilations": [[1, 3], [1], []]},
     "istft": {"type": "istft", "dim": 12, "layers": 2, "kernel_size": 3, "subframes": 2, "overlap": 4},
     "source": {"type": "source", "dim": 12, "layers": 2, "kernel_size": 3, "subframes": 2, "overlap": 3},
+    "source-free": {
+        **{"type": "source", "dim": 12, "layers": 2, "kernel_size": 3, "subframes": 2, "overlap": 3},
+        "free_spectrum": True,
+    },
     "wavenet": {
         **{"type": "wavenet", "layers": 3, "cycle": 3, "residual_channels": 8, "skip_channels": 8},
         **{"condition_channels": 6, "speaker_dim": 3, "speakers": ["allison", "june"]},

@@ -48,6 +48,10 @@ def choose(
     longest = (2 * latent_weight.norm(dim=-1).max()).clamp(min=finfo.tiny)
     codes, margin = torch.empty(len(u), dtype=torch.long, device=z.device), torch.empty_like(small)
     size = max(1, SCORES_PER_BLOCK // len(weight))
+    if torch.compiler.is_exporting():  # A graph takes the same steps whatever the values; this bound has to do.
+        (best, second), (indices, _) = (pair.unbind(-1) for pair in torch.addmm(bias, u, weight.mT).topk(2))
+        codes, margin = indices, (best - second - rounding) / longest
+        return codes.view(z.shape[0], -1), margin.view(z.shape[0], -1)
     for first in range(0, len(u), size):
         rows = slice(first, first + size)
         scores = torch.addmm(bias, u[rows], weight.mT)

@@ -93,7 +93,7 @@ class FiniteScalarQuantizer(Quantizer):
         lengths = z.norm(dim=1) if scale is None else scale
         rounding = SCORE_ERROR * torch.finfo(z.dtype).eps * (per_unit[:, None] * lengths[:, None] + constant[:, None])
         numbers = self._numbers(u - rounding)
-        edges = self.boundaries.expand(len(z), -1, -1)
+        edges = self.boundaries.expand(z.shape[0], -1, -1)
         room = torch.minimum(u - edges.gather(-1, numbers), edges.gather(-1, numbers + 1) - u)
         margin = (room - rounding) / per_unit[:, None].clamp(min=torch.finfo(z.dtype).tiny)
         return self._codes(numbers), rearrange(margin, "b (q d) f -> b q d f", d=len(self.levels)).amin(2)
@@ -113,8 +113,7 @@ class FiniteScalarQuantizer(Quantizer):
 
     def _numbers(self, u: Float[Tensor, "batch channels frames"]) -> Int[Tensor, "batch channels frames"]:
         """Numbers n of the levels; on a boundary the lower one."""
-        found = torch.searchsorted(self.boundaries, rearrange(u, "b c f -> c (b f)").contiguous()) - 1
-        return rearrange(found, "c (b f) -> b c f", b=len(u)).clamp(min=0)
+        return (u[:, :, None] > self.boundaries[:, 1:-1, None]).sum(2)
 
     def _values(self, numbers: Int[Tensor, "batch channels frames"]) -> Float[Tensor, "batch channels frames"]:
         """Levels v, in [-1, 1], of their numbers."""

@@ -14,8 +14,9 @@ from audiovq.nn.convnext import ConvNeXtStack
 from audiovq.nn.decoder import Decoder
 from audiovq.nn.stream import Stream, extend_left
 
-QUIET = -3.0
-"""Natural logarithm of a spectral magnitude, in units of an orthonormal transform."""
+QUIET, LOUDEST = -3.0, 7.0
+"""Natural logarithms of a spectral magnitude, in units of an orthonormal transform: before training, and the largest,
+far above those of real speech, which keeps a bad first step from overflowing."""
 
 
 class ISTFTHead(nn.Module):
@@ -52,8 +53,7 @@ class ISTFTHead(nn.Module):
         log_magnitude, phase = rearrange(
             self.spectrum(x.mT).float(), "b f (part s bin) -> part b (f s) bin", part=2, s=self.subframes
         )
-        # The clamp keeps a bad first step from overflowing; magnitudes of real speech stay far below it.
-        spectrum = torch.polar(log_magnitude.clamp(max=7.0).exp(), phase)
+        spectrum = torch.polar(log_magnitude.clamp(max=LOUDEST).exp(), phase)
         pieces = torch.fft.irfft(spectrum, n=self.fft_size, norm="ortho") * self.window
         pieces = rearrange(pieces, "b frame (part hop) -> b part hop frame", part=self.overlap)
         frames = pieces.shape[-1]

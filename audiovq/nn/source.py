@@ -145,7 +145,10 @@ class SourceDecoder(ConvNeXtStack, Decoder):
 
     def controls(self, x: Float[Tensor, "batch dim frames"], stream: Stream | None = None) -> Controls:
         """What the network says: pitch, voicing and filters."""
-        h = self.features(x, stream)
+        return self.controls_of(self.features(x, stream))
+
+    def controls_of(self, h: Float[Tensor, "batch frames dim"]) -> Controls:
+        """The same of the features that the output layers see."""
         harmonics, noise, phase = rearrange(
             self.filters(h).float(), "b f (part s bin) -> part b (f s) bin", part=3, s=self.subframes
         )
@@ -202,10 +205,11 @@ class SourceDecoder(ConvNeXtStack, Decoder):
         phase = phase - torch.where(on, 0, phase).cummax(1).values
         if stream is not None:
             stream.keep((self, "phase"), phase[:, -1:])
-        x = (phase % 1 * 2 * math.pi).to(f0.dtype)
+        # Around 0, where pulses are: float32 has many digits there, so that hardly any peak has to be told apart.
+        x = ((phase - phase.round()) * 2 * math.pi).to(f0.dtype)
         harmonics = (self.sample_rate / 2 / pitch).floor()
         half = (x / 2).sin()
-        peak = half.abs() < 1e-3
+        peak = half.abs() < 1e-6
         total = torch.where(peak, harmonics, ((harmonics + 0.5) * x).sin() / (2 * half.where(~peak, 1)) - 0.5)
         return total * (2 / harmonics).sqrt() * on
 

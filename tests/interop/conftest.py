@@ -52,6 +52,16 @@ def export(tmp_path_factory) -> Callable[[AudioTokenizer], Path]:
     return write
 
 
+@pytest.fixture(scope="session")
+def onnx_folder(shipped, tmp_path_factory) -> Path:
+    """The model that comes with audiovq, as ONNX graphs."""
+    from audiovq.interop.onnx import export_onnx
+
+    folder = tmp_path_factory.mktemp("onnx") / "model"
+    export_onnx(shipped, folder)
+    return folder
+
+
 class LocalHub(BaseHTTPRequestHandler):
     """As much of the Hub as uploading and downloading small models takes."""
 
