@@ -193,9 +193,9 @@ class Lookup:
             codes, bias = F.normalize(codes, dim=-1), torch.zeros_like(bias)
         else:
             mean, scale = torch.zeros_like(mean), torch.ones_like(scale)
-        if config.code_dim is None:
-            return cls(None, Scores(codes, bias, codes * scale), codes)
         project_in, project_out = quantizer.project_in, quantizer.project_out
+        if not isinstance(project_in, nn.Linear) or not isinstance(project_out, nn.Linear):
+            return cls(None, Scores(codes, bias, codes * scale), codes)
         weight = scale[:, None] * wide(project_in.weight)
         inward = weight, scale * (wide(project_in.bias) - mean)
         decoded = F.linear(codes, wide(project_out.weight), wide(project_out.bias))

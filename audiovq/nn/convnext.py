@@ -28,6 +28,7 @@ class DepthwiseConv1d(CausalConv1d):
             return F.conv1d(x.mT, self.weight, self.bias, groups=self.groups).mT
         # Tap by tap, since PyTorch's way in double precision is channel by channel.
         frames, taps = x.shape[1] - self.context, self.weight[:, 0].mT.contiguous()
+        assert self.bias is not None
         y = torch.addcmul(self.bias, x[:, :frames], taps[0])
         for lag, tap in enumerate(taps[1:], start=1):
             y.addcmul_(x[:, lag : lag + frames], tap)

@@ -86,7 +86,7 @@ def _wanted(x: Tensor, weight: Tensor) -> bool:
         and torch.backends.mkldnn.enabled  # pyright: ignore[reportAttributeAccessIssue]
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and not torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     )
 
 
