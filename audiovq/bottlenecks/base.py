@@ -123,6 +123,12 @@ class Quantizer(Bottleneck):
         codes, margins = self.choose(z)
         return codes[:, :num_codebooks], margins[:, :num_codebooks].amin(1)
 
+    def rest(
+        self, z: Float[Tensor, "batch dim frames"], codes: Int[Tensor, "batch books frames"]
+    ) -> Float[Tensor, "batch dim frames"]:
+        """What codes leave of latents, for the next level."""
+        return z - self.decode(codes)
+
 
 class NoBottleneck(Bottleneck):
     """Latents pass unchanged: a plain autoencoder, the upper bound of what a bottleneck can keep."""

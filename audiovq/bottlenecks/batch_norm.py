@@ -47,7 +47,7 @@ class BatchNorm(nn.Module):
 
     def by_averages(self, z: Float[Tensor, "batch dim frames"]) -> Float[Tensor, "batch dim frames"]:
         """What evaluation does: by the moving averages instead of the batch's own mean and variance."""
-        return F.batch_norm(z, self.mean, self.variance, eps=EPSILON)
+        return F.batch_norm(z, self.mean.to(z.dtype), self.variance.to(z.dtype), eps=EPSILON)
 
     def scale(self) -> Float[Tensor, " dim"]:
         """What `by_averages` multiplies each channel by."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from audiovq.bottlenecks.base import VariationalBottleneck, perplexity, update_usage
 from audiovq.bottlenecks.batch_norm import BatchNorm
-from audiovq.bottlenecks.choice import choose
+from audiovq.bottlenecks.choice import Scores, choose
 from audiovq.config import CategoricalConfig
 
 
@@ -46,8 +46,9 @@ class CategoricalBottleneck(VariationalBottleneck):
     def encode(
         self, z: Float[Tensor, "batch dim frames"], num_codebooks: int | None = None
     ) -> tuple[Int[Tensor, "batch 1 frames"], Float[Tensor, "batch frames"]]:
-        weight, bias = self.project_in.weight, self.project_in.bias
-        codes, margin = choose(z, self.normalize.by_averages(z), weight, bias, weight * self.normalize.scale())
+        weight, bias = self.project_in.weight.detach(), self.project_in.bias.detach()
+        scores = Scores(weight, bias, weight * self.normalize.scale())
+        codes, margin = choose(z, self.normalize.by_averages(z).mT, scores)
         return codes[:, None], margin
 
     def decode(self, codes: Int[Tensor, "batch 1 frames"]) -> Float[Tensor, "batch dim frames"]:

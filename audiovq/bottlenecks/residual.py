@@ -66,13 +66,13 @@ class ResidualStack(Bottleneck):
     def encode(
         self, z: Float[Tensor, "batch dim frames"], num_codebooks: int | None = None
     ) -> tuple[Int[Tensor, "batch books frames"], Float[Tensor, "batch frames"]]:
-        residual, scale = z, z.norm(dim=1)
+        residual, scale = z, z.mT.norm(dim=-1)
         codes, margins = [], []
         for number in range(num_codebooks or self.num_codebooks):
             level = self.level(number)
             chosen, margin = level.choose(residual, scale)
-            residual = residual - level.decode(chosen)
-            scale = torch.maximum(scale, residual.norm(dim=1))
+            residual = level.rest(residual, chosen)
+            scale = torch.maximum(scale, residual.mT.norm(dim=-1))
             codes.append(chosen)
             margins.append(margin)
         return torch.cat(codes, 1), torch.cat(margins, 1).amin(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,9 +13,10 @@ from torch.nn import functional as F
 
 from audiovq.bottlenecks.base import BottleneckOutput, Quantizer, count_indices, perplexity
 from audiovq.bottlenecks.batch_norm import BatchNorm
-from audiovq.bottlenecks.choice import SCORES_PER_BLOCK, choose
+from audiovq.bottlenecks.choice import SCORES_PER_BLOCK, Scores, choose, wide
 from audiovq.config import AutoencoderConfig, VQConfig
 from audiovq.distributed import from_first_process, sum_over_processes
+from audiovq.nn.linear import Derived
 
 KMEANS_ITERATIONS = 10
 DRAW_NOISE = 0.01
@@ -69,6 +71,7 @@ class VectorQuantizer(Quantizer):
         self.register_buffer("usage", torch.full((config.codebook_size,), 1 / config.codebook_size))
         self.register_buffer("sums", self.codebook.detach() / config.codebook_size)
         self.register_buffer("initialized", torch.tensor(False))
+        self._derived = Derived()
         self._placed = False  # Once it is known to be so: to look at `initialized` is to wait for the device.
 
     @property
@@ -107,18 +110,25 @@ class VectorQuantizer(Quantizer):
     ) -> tuple[Int[Tensor, "batch 1 frames"], Float[Tensor, "batch 1 frames"]]:
         """By || e ||^2 - 2 z_e.e, since || z_e ||^2 is the same for all codes. With `normalize` all || e ||^2 are, too,
         and the length of z_e does not matter."""
-        codes, features = self.codes(), self.project_in(z.mT).mT
-        bias, weight = -0.5 * codes.square().sum(-1), codes
-        if self.config.normalize:
-            features, bias = self.batch_norm.by_averages(features), torch.zeros_like(bias)
-            weight = codes * self.batch_norm.scale()
-        if isinstance(self.project_in, nn.Linear):
-            weight = weight @ self.project_in.weight
-        indices, margin = choose(z, features, codes, bias, weight, scale)
+        lookup, z = self._lookup(), wide(z)
+        if lookup.inward is None:
+            features = self.batch_norm.by_averages(z).mT if self.config.normalize else z.mT
+        else:
+            features = F.linear(z.mT, *lookup.inward)
+        indices, margin = choose(z, features, lookup.scores, scale)
         return indices[:, None], margin[:, None]
 
     def decode(self, codes: Int[Tensor, "batch 1 frames"]) -> Float[Tensor, "batch dim frames"]:
-        return self.project_out(F.embedding(codes[:, 0], self.codes())).mT
+        return F.embedding(codes[:, 0], self._lookup().decoded).to(self.codebook.dtype).mT
+
+    def rest(
+        self, z: Float[Tensor, "batch dim frames"], codes: Int[Tensor, "batch 1 frames"]
+    ) -> Float[Tensor, "batch dim frames"]:
+        return wide(z) - F.embedding(codes[:, 0], self._lookup().decoded).mT
+
+    def _lookup(self) -> Lookup:
+        """What looking codes up needs of the weights."""
+        return self._derived.of(lambda *_: Lookup.of(self), *self.parameters(), *self.batch_norm.buffers())
 
     @torch.no_grad()
     def settle(self, z: Float[Tensor, "batch dim frames"]) -> None:
@@ -177,6 +187,34 @@ class VectorQuantizer(Quantizer):
             # A code that nobody chose keeps its place; without revival its statistics decay towards 0 / 0.
             used = self.usage > torch.finfo(self.usage.dtype).eps
             self.codebook.copy_(torch.where(used[:, None], self.sums / self.usage[:, None], self.codebook))
+
+
+@dataclass
+class Lookup:
+    """Matrices in which the weights of a quantizer are multiplied out, for looking codes up; `wide`."""
+
+    inward: tuple[Float[Tensor, "code_dim dim"], Float[Tensor, " code_dim"]] | None
+    """Projection and normalisation of latents in one: weight and bias. None without a projection."""
+    scores: Scores
+    decoded: Float[Tensor, "codes dim"]
+    """The latent of each code."""
+
+    @classmethod
+    def of(cls, quantizer: VectorQuantizer) -> Lookup:
+        config, mean, scale = quantizer.config, *map(wide, (quantizer.batch_norm.mean, quantizer.batch_norm.scale()))
+        codes = wide(quantizer.codebook)
+        bias = -0.5 * codes.square().sum(-1)
+        if config.normalize:
+            codes, bias = F.normalize(codes, dim=-1), torch.zeros_like(bias)
+        else:
+            mean, scale = torch.zeros_like(mean), torch.ones_like(scale)
+        project_in, project_out = quantizer.project_in, quantizer.project_out
+        if not isinstance(project_in, nn.Linear) or not isinstance(project_out, nn.Linear):
+            return cls(None, Scores(codes, bias, codes * scale), codes)
+        weight = scale[:, None] * wide(project_in.weight)
+        inward = weight, scale * (wide(project_in.bias) - mean)
+        decoded = F.linear(codes, wide(project_out.weight), wide(project_out.bias))
+        return cls(inward, Scores(codes, bias, codes @ weight), decoded)
 
 
 def nearest(z: Float[Tensor, "frames dim"], codebook: Float[Tensor, "codes dim"]) -> Int[Tensor, " frames"]:

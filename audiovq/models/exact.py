@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 
 import torch
@@ -11,12 +12,15 @@ from torch import Tensor
 
 from audiovq.devices import full_float32
 from audiovq.models.autoencoder import Autoencoder
+from audiovq.nn.stream import Excerpt
 
 PROBE_SECONDS = 1.28
 """Length of the signal that shows how far latents are off."""
 SAFETY = 2
-"""How many times larger the errors of latents may be than the largest that a probe shows. What counts is their part
-along the direction that decides between two codes, which is smaller already."""
+"""How many times larger the errors of latents may be than the largest that a probe shows."""
+DEVIATIONS = 5
+"""What counts of an error is its part along the direction that decides between two codes. In D dimensions that is
+1 / sqrt(D) of its length, as a root mean square over directions; it may be this many times as much."""
 
 
 class ExactCodes:
@@ -39,14 +43,15 @@ class ExactCodes:
         with torch.inference_mode(), full_float32():
             exact, computed = self._encoder(wave.double()), model.encoder(wave.to(device)).cpu()
         error = (computed - exact).norm(dim=1) / exact.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
-        self.latent_error = SAFETY * float(error.max())
-        """How far a computed latent may be from the exact one, as a share of its length."""
+        part = min(1.0, DEVIATIONS / math.sqrt(exact.shape[1]))
+        self.latent_error = SAFETY * part * float(error.max())
+        """How far a computed latent may be from the exact one in one direction, as a share of its length."""
 
     def near_ties(
         self, latents: Float[Tensor, "batch dim frames"], margin: Float[Tensor, "batch frames"]
     ) -> Bool[Tensor, "batch frames"]:
         """The frames whose margin is within what their latents may be off by."""
-        return margin < self.latent_error * latents.norm(dim=1)
+        return margin < self.latent_error * latents.mT.norm(dim=-1)
 
     def settle(
         self,
@@ -65,7 +70,8 @@ class ExactCodes:
             tied = near_ties[item].nonzero().flatten()
             for first, last in _spans(tied.tolist(), self.frames):
                 begin, end = max(0, first + before + 1 - self.frames), last + before + 1
-                latents = self._encoder(signal[item : item + 1, :, begin * self._hop : end * self._hop].double())
+                piece = signal[item : item + 1, :, begin * self._hop : end * self._hop].double()
+                latents = self._encoder(piece, Excerpt() if begin else None)
                 settled, _ = self._bottleneck.encode(latents[..., first - last - 1 :], codes.shape[1])
                 chosen = tied[(first <= tied) & (tied <= last)]
                 codes[item][:, chosen] = settled[0][:, chosen - first]

@@ -79,11 +79,11 @@ class StreamingEncoder:
             latents, signal, dropped = self._latents(wave)
             codes, margin = self._model.bottleneck.encode(latents, self._num_codebooks)
             near_ties = self._exact.near_ties(latents, margin).cpu()
-        codes = codes.cpu()
-        near_ties[:, :dropped] = False
-        signal = torch.cat([self._past, signal], dim=-1) if self._past.numel() else signal
-        if near_ties.any():
-            self._exact.settle(codes, near_ties, signal)
+            codes = codes.cpu()
+            near_ties[:, :dropped] = False
+            signal = torch.cat([self._past, signal], dim=-1) if self._past.numel() else signal
+            if near_ties.any():
+                self._exact.settle(codes, near_ties, signal)
         # A copy, since a view would keep all of the signal in memory.
         self._past = signal[..., -self._exact.frames * self._model.hop_length :].clone()
         return codes[..., dropped:]

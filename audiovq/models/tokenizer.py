@@ -243,17 +243,17 @@ class AudioTokenizer:
         stream, unit = self.stream_encoder(num_codebooks), self._unit_frames * self.hop_length
         codes, samples, waiting = [], 0, torch.zeros(0)
         for piece in pieces:
-            samples += piece.shape[-1]
-            waiting = torch.cat([waiting, piece], -1) if waiting.numel() else piece
+            # What waits is encoded when more has come: the last piece goes with the zeros behind it.
             units = waiting.shape[-1] // unit * unit
             if units:
                 codes.append(stream(waiting[..., :units]))
                 waiting = waiting[..., units:]
+            samples += piece.shape[-1]
+            waiting = torch.cat([waiting, piece], -1) if waiting.numel() else piece
         # Zeros up to a whole unit behind all that the last frame sees: they change nothing that is kept.
         seen = self.num_frames(samples) * self.hop_length + self.model.delay.look_ahead
         rest = seen - (samples - waiting.shape[-1])
-        if rest:
-            codes.append(stream(F.pad(waiting, (0, -(-rest // unit) * unit - waiting.shape[-1]))))
+        codes.append(stream(F.pad(waiting, (0, -(-rest // unit) * unit - waiting.shape[-1]))))
         return torch.cat(codes, dim=-1)[..., : self.num_frames(samples)]
 
     def stream_encoder(self, num_codebooks: int | None = None) -> StreamingEncoder:

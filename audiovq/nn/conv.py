@@ -35,7 +35,9 @@ class CausalConv1d(nn.Conv1d):
     def forward(
         self, input: Float[Tensor, "batch channels time"], stream: Stream | None = None
     ) -> Float[Tensor, "batch channels2 time2"]:
-        return super().forward(extend_left(self, input, self.context, stream))
+        x = extend_left(self, input, self.context, stream)
+        # Of an excerpt the first window begins where those of the signal do, which end with their step.
+        return super().forward(x[..., (x.shape[-1] - self.context) % self.stride[0] :])
 
 
 class CausalConvTranspose1d(nn.Module):
@@ -68,9 +70,10 @@ class ResidualUnit(nn.Module):
 
     def forward(
         self, x: Float[Tensor, "batch channels time"], stream: Stream | None = None
-    ) -> Float[Tensor, "batch channels time"]:
+    ) -> Float[Tensor, "batch channels time2"]:
         y = self.dilated(activate(x), stream)
-        return x + self.pointwise(activate(y))
+        y = self.pointwise(activate(y))
+        return x[..., x.shape[-1] - y.shape[-1] :] + y
 
 
 class Activation(nn.Module):

@@ -6,10 +6,33 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from audiovq.config import ConvNeXtConfig
 from audiovq.nn.conv import CausalConv1d
-from audiovq.nn.stream import Stream
+from audiovq.nn.linear import Linear
+from audiovq.nn.stream import Stream, extend_left
+
+
+class DepthwiseConv1d(CausalConv1d):
+    """Causal convolution of each channel by itself, channels last."""
+
+    def __init__(self, channels: int, kernel_size: int):
+        super().__init__(channels, channels, kernel_size, groups=channels)
+
+    def forward(
+        self, input: Float[Tensor, "batch frames channels"], stream: Stream | None = None
+    ) -> Float[Tensor, "batch frames2 channels"]:
+        x = extend_left(self, input, self.context, stream, dim=1)
+        if torch.is_grad_enabled() or x.device.type != "cpu":
+            return F.conv1d(x.mT, self.weight, self.bias, groups=self.groups).mT
+        # Tap by tap, since PyTorch's way in double precision is channel by channel.
+        frames, taps = x.shape[1] - self.context, self.weight[:, 0].mT.contiguous()
+        assert self.bias is not None
+        y = torch.addcmul(self.bias, x[:, :frames], taps[0])
+        for lag, tap in enumerate(taps[1:], start=1):
+            y.addcmul_(x[:, lag : lag + frames], tap)
+        return y
 
 
 class ConvNeXtBlock(nn.Module):
@@ -17,18 +40,18 @@ class ConvNeXtBlock(nn.Module):
 
     def __init__(self, dim: int, kernel_size: int, expansion: int, scale: float):
         super().__init__()
-        self.depthwise = CausalConv1d(dim, dim, kernel_size, groups=dim)
+        self.depthwise = DepthwiseConv1d(dim, kernel_size)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.expand = nn.Linear(dim, expansion * dim)
-        self.project = nn.Linear(expansion * dim, dim)
+        self.expand = Linear(dim, expansion * dim)
+        self.project = Linear(expansion * dim, dim)
         self.scale = nn.Parameter(torch.full((dim,), scale))
 
     def forward(
-        self, x: Float[Tensor, "batch dim frames"], stream: Stream | None = None
-    ) -> Float[Tensor, "batch dim frames"]:
-        y = self.norm(self.depthwise(x, stream).mT)
-        y = self.project(nn.functional.gelu(self.expand(y)))
-        return x + (self.scale * y).mT
+        self, x: Float[Tensor, "batch frames dim"], stream: Stream | None = None
+    ) -> Float[Tensor, "batch frames2 dim"]:
+        y = self.norm(self.depthwise(x, stream))
+        y = self.project(self.expand(y, gelu=True))
+        return torch.addcmul(x[:, x.shape[1] - y.shape[1] :], self.scale, y)
 
 
 class ConvNeXtStack(nn.Module):
@@ -48,7 +71,13 @@ class ConvNeXtStack(nn.Module):
         self, x: Float[Tensor, "batch channels frames"], stream: Stream | None = None
     ) -> Float[Tensor, "batch frames dim"]:
         """What the output layers work on, channels last."""
-        x = self.input_norm(self.input(x, stream).mT).mT
+        return self.trunk(self.input(x, stream).mT, stream)
+
+    def trunk(
+        self, x: Float[Tensor, "batch frames dim"], stream: Stream | None = None
+    ) -> Float[Tensor, "batch frames2 dim"]:
+        """What the input convolution gave, through norm, blocks and norm."""
+        x = self.input_norm(x)
         for block in self.blocks:
             x = block(x, stream)
-        return self.output_norm(x.mT)
+        return self.output_norm(x)

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from audiovq.config import AutoencoderConfig, SourceDecoderConfig
 from audiovq.nn.convnext import ConvNeXtStack
 from audiovq.nn.decoder import Decoder, DecoderOutput
+from audiovq.nn.linear import Linear
 from audiovq.nn.stream import Stream, extend_left
 
 REFERENCE = 100.0
@@ -78,8 +79,8 @@ class SourceDecoder(ConvNeXtStack, Decoder):
         self.hop = hop_length // config.subframes
         self.fft_size = config.overlap * self.hop
         self.bins = self.fft_size // 2 + 1
-        self.filters = nn.Linear(config.dim, config.subframes * self.bins * 3)
-        self.pitch = nn.Linear(config.dim, config.subframes * 2)
+        self.filters = Linear(config.dim, config.subframes * self.bins * 3)
+        self.pitch = Linear(config.dim, config.subframes * 2)
         nn.init.normal_(self.filters.weight, std=0.01)
         harmonics, noise, phase = self.filters.bias.detach().view(3, -1)
         for bias, value in ((harmonics, HARMONIC_BIAS), (noise, NOISE_BIAS), (phase, 0.0)):
@@ -221,10 +222,9 @@ class NoiseMaker:
         self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, num_frames: int, frame_length: int) -> Float[Tensor, "batch time"]:
-        """The next `num_frames` frames. Drawn one by one, since how many are drawn at once changes what is drawn."""
+        """The next `num_frames` frames. PyTorch draws normal numbers by sixteen: frames of a multiple of that are the
+        same drawn at once, others are drawn one by one."""
+        draws = [num_frames * frame_length] if frame_length % 16 == 0 else num_frames * [frame_length]
         return torch.stack(
-            [
-                torch.cat([torch.randn(frame_length, generator=generator) for _ in range(num_frames)])
-                for generator in self._generators
-            ]
+            [torch.cat([torch.randn(size, generator=generator) for size in draws]) for generator in self._generators]
         )

@@ -6,6 +6,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchaudio.functional import melscale_fbanks
 
 from audiovq.config import AutoencoderConfig, SpectralEncoderConfig
@@ -17,6 +18,10 @@ FLOOR = 1e-5
 """Magnitudes below this count as this, before the logarithm is taken."""
 CENTRE, SPREAD = -5.0, 2.5
 """About the mean and the standard deviation of log magnitudes of speech."""
+
+
+GROUP = 20
+"""Bands that are summed at a time, of the bins that they have in common."""
 
 
 class LogSpectrum(nn.Module):
@@ -40,15 +45,21 @@ class LogSpectrum(nn.Module):
         self.hop, self.fft_size = hop, 2 * (len(bank) - 1)
         self.register_buffer("window", torch.hann_window(window), persistent=False)
         self.register_buffer("bank", bank, persistent=False)
+        self.groups = [(*used_bins(bank[:, first : first + GROUP]), first) for first in range(0, bank.shape[1], GROUP)]
 
     def forward(
         self, wave: Float[Tensor, "batch 1 time"], stream: Stream | None = None
     ) -> Float[Tensor, "batch bands spectra"]:
         wave = wave if self.training else wave.double()
         padded = extend_left(self, wave[:, 0], len(self.window) - self.hop, stream)
+        padded = padded[..., (padded.shape[-1] - len(self.window)) % self.hop :]  # Of an excerpt windows end so, too.
         pieces = padded.unfold(-1, len(self.window), self.hop) * self.window
-        magnitude = torch.fft.rfft(pieces, self.fft_size).abs()
-        return (magnitude @ self.bank.to(magnitude)).clamp(min=FLOOR).log().mT
+        spectrum = torch.fft.rfft(pieces, self.fft_size)[..., : self.groups[-1][1]]
+        # The magnitudes; `abs` would guard against overflow, which takes longer.
+        magnitude = torch.linalg.vector_norm(torch.view_as_real(spectrum), dim=-1)
+        bank = self.bank.to(magnitude)
+        bands = [magnitude[..., a:b] @ bank[a:b, first : first + GROUP] for a, b, first in self.groups]
+        return torch.cat(bands, -1).clamp(min=FLOOR).log().mT
 
 
 def log_mel_spectrum(sample_rate: int, window: int, hop: int, bands: int) -> LogSpectrum:
@@ -61,7 +72,15 @@ def log_mel_spectrum(sample_rate: int, window: int, hop: int, bands: int) -> Log
 
 def low_spectrum(window: int, hop: int, bins: int) -> LogSpectrum:
     """The first bins of a spectrum, in units in which those of speech are about as large as mel bands."""
-    return LogSpectrum(window, hop, torch.eye(fft_size(window) // 2 + 1, bins) / 16)
+    with torch.device("cpu"):
+        bank = torch.eye(fft_size(window) // 2 + 1, bins) / 16
+    return LogSpectrum(window, hop, bank)
+
+
+def used_bins(bank: Float[Tensor, "bins bands"]) -> tuple[int, int]:
+    """The first of the bins that any of the bands has a share of, and the one after the last."""
+    used = bank.any(1).nonzero().flatten().tolist() or [0]
+    return used[0], used[-1] + 1
 
 
 def fft_size(window: int) -> int:
@@ -102,7 +121,21 @@ class SpectralEncoder(ConvNeXtStack):
         self, wave: Float[Tensor, "batch 1 time"], stream: Stream | None = None
     ) -> Float[Tensor, "batch dim frames"]:
         with torch.autocast(wave.device.type, enabled=False):
-            levels = torch.cat([spectrum(wave, stream) for spectrum in self.spectra], 1)
-            levels = ((levels - CENTRE) / SPREAD).to(self.input.weight.dtype)
-        x = rearrange(levels, "b band (f s) -> b (s band) f", s=self.config.spectra)
-        return self.output(self.features(x, stream).mT)
+            levels = [spectrum(wave, stream) for spectrum in self.spectra]
+            # Of an excerpt the shorter windows see enough sooner.
+            count = min(level.shape[-1] for level in levels) // self.config.spectra * self.config.spectra
+            levels = torch.cat([level[..., level.shape[-1] - count :] for level in levels], 1)
+            levels = rearrange((levels - CENTRE) / SPREAD, "b band (f s) -> b f (s band)", s=self.config.spectra)
+        # The first and the last product have the largest part in what rounding does to latents, so that in evaluation
+        # they are in double precision, too.
+        dtype = self.input_norm.weight.dtype
+        x = self.trunk(pointwise(self.input, levels).to(dtype), stream)
+        return pointwise(self.output, x if self.training else x.double()).to(dtype).mT
+
+
+def pointwise(
+    layer: CausalConv1d, x: Float[Tensor, "batch frames channels"]
+) -> Float[Tensor, "batch frames channels2"]:
+    """What a convolution of one tap makes of channels that stand last, in their precision."""
+    assert layer.bias is not None
+    return F.linear(x, layer.weight[..., 0].to(x.dtype), layer.bias.to(x.dtype))

@@ -6,7 +6,7 @@ from collections.abc import Hashable
 
 import torch
 from jaxtyping import Shaped
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class Stream:
@@ -27,25 +27,38 @@ class Stream:
         """Keep a value for the next piece."""
         self._contexts[key] = value
 
-    def extend(self, layer: Hashable, x: Shaped[Tensor, "*batch time"], length: int) -> Shaped[Tensor, "*batch time2"]:
-        """`x` behind the last `length` steps that `layer` saw (zeros at the start): [..., length + T]."""
+    def extend(self, layer: Hashable, x: Shaped[Tensor, ...], length: int, dim: int = -1) -> Shaped[Tensor, ...]:
+        """`x` behind the last `length` steps that `layer` saw (zeros at the start): T + `length` steps along `dim`."""
         context = self._contexts.get(layer)
-        if context is None:
-            context = x.new_zeros((*x.shape[:-1], length))
-        x = torch.cat([context, x], dim=-1)
+        x = _behind_zeros(x, length, dim) if context is None else torch.cat([context, x], dim)
         # A copy, since a view would keep all of `x` in memory.
-        self._contexts[layer] = x[..., x.shape[-1] - length :].clone()
+        self._contexts[layer] = x.narrow(dim, x.shape[dim] - length, length).clone()
+        return x
+
+
+class Excerpt(Stream):
+    """For a piece from the middle of a signal whose left context is a part of it.
+
+    Layers put nothing in front, so that each gives fewer steps than it is given: those that see enough.
+    """
+
+    def extend(self, layer: Hashable, x: Shaped[Tensor, ...], length: int, dim: int = -1) -> Shaped[Tensor, ...]:
         return x
 
 
 def extend_left(
-    layer: Hashable, x: Shaped[Tensor, "*batch time"], length: int, stream: Stream | None
-) -> Shaped[Tensor, "*batch time2"]:
+    layer: Hashable, x: Shaped[Tensor, ...], length: int, stream: Stream | None, dim: int = -1
+) -> Shaped[Tensor, ...]:
     """`x` with `length` steps of left context: from the stream, or zeros when the signal comes in one piece.
 
     Args:
         layer: what the context belongs to; a module, or a module and a name if it has several.
+        dim: along which time goes.
     """
-    if stream is None:
-        return nn.functional.pad(x, (length, 0))
-    return stream.extend(layer, x, length)
+    return _behind_zeros(x, length, dim) if stream is None else stream.extend(layer, x, length, dim)
+
+
+def _behind_zeros(x: Shaped[Tensor, ...], length: int, dim: int) -> Shaped[Tensor, ...]:
+    shape = list(x.shape)
+    shape[dim] = length
+    return torch.cat([x.new_zeros(shape), x], dim)

@@ -3,7 +3,8 @@
 
     python recipes/benchmark/codec.py --threads 2 --output exp/codec.json
 
-Prints Markdown tables. All weights are random: neither speed nor size depends on them. See README.md for what the
+Prints Markdown tables. A released model has its weights, since how often two codes are nearly as good depends on them;
+those of the configs and of EnCodec are random, and neither speed nor size depends on them. See README.md for what the
 columns mean.
 """
 
@@ -34,7 +35,14 @@ if TYPE_CHECKING:
 Row = dict[str, float | str]
 
 RECIPES = Path(__file__).resolve().parents[1]
-SHIPPED = ("speech/conf/speech.yaml", "mini/conf/mini.yaml", "vctk/conf/vqvae_base.yaml", "vctk/conf/vqvae_paper.yaml")
+SHIPPED = (
+    "speech-16k",
+    RECIPES / "mini/conf/mini.yaml",
+    RECIPES / "vctk/conf/vqvae_base.yaml",
+    RECIPES / "vctk/conf/vqvae_paper.yaml",
+)
+SPEECH = RECIPES / "mini/data/june"
+"""Recordings on which codecs are timed."""
 BATCH_SIZES = (1, 16)
 ENCODEC_KBPS = 1.5
 """EnCodec's lowest bitrate: the nearest to one codebook, and its fastest setting."""
@@ -53,7 +61,7 @@ class Codec:
     frame_rate: float
     bitrate: float
     parameters: int
-    """Weights, codebooks included as far as `bitrate` uses them."""
+    """Weights; of EnCodec's codebooks those that `bitrate` uses."""
     encode: Callable[[Tensor], Any]
     """Waveform [B, 1, T] to codes."""
     decode: Callable[[Any], Tensor]
@@ -78,24 +86,36 @@ class Timings:
 # --- codecs --------------------------------------------------------------------------------------------------
 
 
-def audiovq_codec(path: Path) -> Codec:
-    """The model of a config, with random weights."""
+def audiovq_codecs(model: str | Path) -> list[Codec]:
+    """A model with all its codebooks and, if it has some to spare, with as few as come up to EnCodec's bitrate.
+
+    Args:
+        model: YAML config of a model, which gets random weights; or a released model.
+    """
     from audiovq.models.autoencoder import Autoencoder
     from audiovq.models.tokenizer import AudioTokenizer
 
-    config = load_config(path).model_part()
-    tokenizer = AudioTokenizer(Autoencoder(config), config)
-    return Codec(
-        name=path.stem,
-        sample_rate=tokenizer.sample_rate,
-        frame_rate=tokenizer.frame_rate,
-        bitrate=tokenizer.bitrate,
-        parameters=tokenizer.num_parameters,
-        encode=lambda wave: tokenizer.encode(wave, tokenizer.sample_rate),
-        decode=tokenizer.decode,
-        latents=tokenizer.model.encode,
-        quantize=tokenizer.model.bottleneck.encode,
-    )
+    if str(model).endswith((".yaml", ".yml")):
+        config = load_config(Path(model)).model_part()
+        tokenizer, name = AudioTokenizer(Autoencoder(config), config), Path(model).stem
+    else:
+        tokenizer, name = AudioTokenizer.from_pretrained(model, "cpu"), Path(model).name
+    books = tokenizer.num_codebooks
+    enough = (n for n in range(1, books) if tokenizer.bitrate_of(n) >= 1000 * ENCODEC_KBPS)
+    return [
+        Codec(
+            name=name if count == books else f"{name}, {count} of {books} codebooks",
+            sample_rate=tokenizer.sample_rate,
+            frame_rate=tokenizer.frame_rate,
+            bitrate=tokenizer.bitrate_of(count),
+            parameters=tokenizer.num_parameters,
+            encode=partial(tokenizer.encode, sample_rate=tokenizer.sample_rate, num_codebooks=count),
+            decode=tokenizer.decode,
+            latents=tokenizer.model.encode,
+            quantize=partial(tokenizer.model.bottleneck.encode, num_codebooks=count),
+        )
+        for count in (books, *list(enough)[:1])
+    ]
 
 
 def encodec_codec() -> Codec:
@@ -142,7 +162,7 @@ def count_multiply_adds(call: Callable[[], Any]) -> float:
     """Multiply-adds of convolutions, matrix products and LSTMs in a call; element-wise work and FFTs are not counted.
 
     PyTorch's counter gives two operations a multiply-add. On the CPU it does not know the LSTM layer of oneDNN, which
-    EnCodec uses.
+    EnCodec uses, and its product with weights that are laid out for it.
     """
     import torch
     from torch.utils.flop_counter import FlopCounterMode
@@ -150,7 +170,10 @@ def count_multiply_adds(call: Callable[[], Any]) -> float:
     def lstm_layer(steps: Sequence[int], weight_ih: Sequence[int], weight_hh: Sequence[int], *_: Any, **__: Any) -> int:
         return 2 * math.prod(steps[:-1]) * (math.prod(weight_ih) + math.prod(weight_hh))
 
-    custom = {torch.ops.aten.mkldnn_rnn_layer: lstm_layer}
+    def product(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+        return 2 * math.prod(x) * weight[0]
+
+    custom = {torch.ops.aten.mkldnn_rnn_layer: lstm_layer, torch.ops.mkldnn._linear_pointwise: product}
     with FlopCounterMode(display=False, custom_mapping=custom) as counter:
         call()
     return counter.get_total_flops() / 2
@@ -166,10 +189,24 @@ def multiply_adds_a_second(codec: Codec) -> tuple[float, float]:
 
 
 def noise(codec: Codec, batch: int, seconds: float) -> Tensor:
-    """Noise [B, 1, T] at the codec's rate; speed does not depend on the signal."""
+    """Noise [B, 1, T] at the codec's rate."""
     import torch
 
     return 0.1 * torch.randn(batch, 1, round(seconds * codec.sample_rate))
+
+
+def speech(codec: Codec, batch: int, seconds: float) -> Tensor:
+    """Speech [B, 1, T] at the codec's rate: recordings one after the other, each item from another place on."""
+    import torch
+
+    from audiovq.audio.files import load_audio
+    from audiovq.audio.resampling import resample
+
+    clips = (load_audio(path) for path in sorted(SPEECH.glob("*.ogg")))
+    wave = torch.cat([resample(wave, rate, codec.sample_rate) for wave, rate in clips], -1)[0]
+    samples = round(seconds * codec.sample_rate)
+    wave = wave.repeat(-(-batch * samples // len(wave)))
+    return wave[: batch * samples].view(batch, 1, samples).clone()
 
 
 def seconds_of(call: Callable[[], Any]) -> float:
@@ -189,7 +226,7 @@ def time_codecs(codecs: Sequence[Codec], batch_sizes: Sequence[int], seconds: fl
     results: list[Timings] = []
     for batch in batch_sizes:
         for codec in codecs:
-            wave = noise(codec, batch, seconds)
+            wave = speech(codec, batch, seconds)
             codes, latents = codec.encode(wave), codec.latents(wave)
             result = Timings(codec.name, batch)
             runs += [
@@ -301,16 +338,17 @@ def commit() -> str:
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Speed and size of models beside EnCodec 24 kHz, on the CPU.")
     add = parser.add_argument
-    add("configs", nargs="*", type=Path, help="configs of the models (default: those of recipes/mini and recipes/vctk)")
+    add("models", nargs="*", help="configs or released models (default: speech-16k, those of recipes/mini and vctk)")
+    add("--batch", type=int, nargs="+", default=BATCH_SIZES, help="batch sizes (default: 1 16)")
     add("--threads", type=int, default=os.cpu_count(), help="threads to compute with (default: all cores, %(default)s)")
     add("--rounds", type=int, default=5, help="rounds, in each of which every codec is timed (default: %(default)s)")
     add("--seconds", type=float, default=10.0, help="length of the audio in seconds (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of weights and audio (default: %(default)s)")
     add("--output", type=Path, help="JSON file for all figures (default: none is written)")
     args = parser.parse_args(arguments)
-    for name in ("threads", "rounds", "seconds"):
-        if not 0 < getattr(args, name) < math.inf:
-            parser.error(f"argument --{name}: expected a number above 0, found {getattr(args, name)}")
+    for name, value in [(n, getattr(args, n)) for n in ("threads", "rounds", "seconds")] + [("batch", min(args.batch))]:
+        if not 0 < value < math.inf:
+            parser.error(f"argument --{name}: expected a number above 0, found {value}")
     return args
 
 
@@ -322,11 +360,10 @@ def benchmark(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
     facts = conditions(args)
-    configs = args.configs or [RECIPES / name for name in SHIPPED]
+    codecs = [encodec_codec(), *(codec for model in args.models or SHIPPED for codec in audiovq_codecs(model))]
     with torch.inference_mode():
-        codecs = [encodec_codec(), *map(audiovq_codec, configs)]
         sizes = [size_row(codec) for codec in codecs]
-        timings = time_codecs(codecs, BATCH_SIZES, args.seconds, args.rounds)
+        timings = time_codecs(codecs, args.batch, args.seconds, args.rounds)
     references = {timing.batch: timing for timing in timings if timing.name == codecs[0].name}
     speeds = [speed_row(timing, references[timing.batch], args.seconds) for timing in timings]
     print(f"{', '.join(f'{key} {value}' for key, value in facts.items())}\n")

@@ -95,7 +95,9 @@ def test_a_signal_that_is_one_tie_is_settled_at_once(tiny_tokenizer, monkeypatch
         tokenizer.model.bottleneck.codebook[:] = tokenizer.model.bottleneck.codebook[0]
     lengths = []
     encoder = tokenizer.exact._encoder
-    monkeypatch.setattr(encoder, "forward", lambda x, f=encoder.forward: (lengths.append(x.shape[-1]), f(x))[1])
+    monkeypatch.setattr(
+        encoder, "forward", lambda x, *given, f=encoder.forward: (lengths.append(x.shape[-1]), f(x, *given))[1]
+    )
     assert tokenizer.encode(still, 16000).unique().tolist() == [0]
     assert len(lengths) == 1
 

@@ -163,10 +163,13 @@ def test_pieces_give_what_the_whole_gives(decoder, sizes, free):
     torch.testing.assert_close(pieces, decoder.start(None, [5, 6])(latents), atol=1e-4, rtol=1e-3)
 
 
-def test_noise_is_a_function_of_seed_and_position():
-    whole = NoiseMaker([3, 4, 3])(10, 50)
+@pytest.mark.parametrize("length", [16, 50, 320])
+def test_noise_is_a_function_of_seed_and_position(length):
+    whole = NoiseMaker([3, 4, 3])(10, length)
     maker = NoiseMaker([3, 4, 3])
-    assert torch.equal(torch.cat([maker(n, 50) for n in (1, 7, 2)], -1), whole)
+    assert torch.equal(torch.cat([maker(n, length) for n in (1, 7, 2)], -1), whole)
+    frame_by_frame = torch.Generator().manual_seed(4)
+    assert torch.equal(torch.cat([torch.randn(length, generator=frame_by_frame) for _ in range(10)]), whole[1])
     assert torch.equal(whole[0], whole[2])
     assert not torch.equal(whole[0], whole[1])
     assert float(whole.std()) == pytest.approx(1.0, abs=0.1)

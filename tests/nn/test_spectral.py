@@ -9,7 +9,7 @@ import torch
 
 from audiovq.config import SpectralEncoderConfig
 from audiovq.nn.spectral import FLOOR, SpectralEncoder, log_mel_spectrum, low_spectrum
-from audiovq.nn.stream import Stream
+from audiovq.nn.stream import Excerpt, Stream
 
 
 def test_log_mel_is_that_of_librosa(mini_speech):
@@ -59,3 +59,15 @@ def test_pieces_give_what_the_whole_gives(mini_speech):
     wave, stream = mini_speech[None, :, : 320 * 30], Stream()
     pieces = [encoder(piece, stream) for piece in wave.split([320 * n for n in (1, 9, 2, 18)], -1)]
     torch.testing.assert_close(torch.cat(pieces, -1), encoder(wave), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"low_bins": 64}, {"hop_length": 100, "window": 330, "low_bins": 7}])
+def test_an_excerpt_gives_its_last_frames_as_the_whole_does(mini_speech, settings):
+    encoder = SpectralEncoder(SpectralEncoderConfig(dim=8, layers=2, **settings), 4, 16000).double().eval()
+    hop = encoder.config.hop_length
+    wave = mini_speech[None, :, : hop * 60].double()
+    frames = -(-encoder.receptive_field // hop)
+    for more in (0, 7):
+        excerpt = encoder(wave[..., -(frames + more) * hop :], Excerpt())
+        assert more < excerpt.shape[-1] <= more + 3
+        torch.testing.assert_close(excerpt, encoder(wave)[..., -excerpt.shape[-1] :])

@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import nn
 
+from audiovq.nn.linear import Linear
+
 ROOT = Path(__file__).parents[3]
 
 TINY = """
@@ -50,22 +52,22 @@ def threads():
 
 
 def test_shipped_configs_exist(codec):
-    assert all((codec.RECIPES / name).is_file() for name in codec.SHIPPED)
+    assert codec.SHIPPED[0] == "speech-16k"
+    assert all(path.is_file() for path in codec.SHIPPED[1:])
 
 
 @torch.inference_mode()
 def test_multiply_adds_of_a_model_are_those_counted_by_hand(codec, tiny):
-    encode, decode = codec.multiply_adds_a_second(codec.audiovq_codec(tiny))
+    encode, decode = codec.multiply_adds_a_second(codec.audiovq_codecs(tiny)[0])
     rate, frames = 1000, 200
     unit = frames * (4 * 2 * 3 + 2 * 4)
     encoder = rate * 1 * 2 * 7 + frames * 2 * 4 * 10 + unit + frames * 4 * 6
-    # Once a piece, of which there are two, the codebook is taken through the projection, to find near ties.
-    seconds = codec.COUNTED_SECONDS
-    quantizer = frames * 6 * 3 + frames * 3 * 16 + 2 * 16 * 3 * 6 / seconds
+    quantizer = frames * 6 * 3 + frames * 3 * 16
     assert encode == encoder + quantizer
     # A transposed convolution multiplies each of its inputs, of which one is left context, with its whole kernel.
-    decoder = frames * 6 * 4 * 7 + (frames + 2 / seconds) * 4 * 2 * 10 + rate * 2 * 1 * 7
-    assert decode == frames * 3 * 6 + decoder
+    # What the codes stand for is looked up.
+    pieces = 2 / codec.COUNTED_SECONDS
+    assert decode == frames * 6 * 4 * 7 + (frames + pieces) * 4 * 2 * 10 + rate * 2 * 1 * 7
 
 
 @torch.inference_mode()
@@ -129,9 +131,11 @@ def test_table_is_markdown(codec):
 def test_one_run_prints_and_writes_all_figures(codec, tiny, tmp_path, monkeypatch, capsys, threads):
     pytest.importorskip("encodec")
     monkeypatch.setattr(codec, "SHORTEST_TIMING", 0.0)
-    monkeypatch.setattr(codec, "BATCH_SIZES", (1, 2))
     output = tmp_path / "figures.json"
-    assert codec.main([str(tiny), "--threads=1", "--rounds=2", "--seconds=0.1", f"--output={output}"]) == 0
+    assert (
+        codec.main([str(tiny), "--threads=1", "--rounds=2", "--seconds=0.1", "--batch", "1", "2", f"--output={output}"])
+        == 0
+    )
     printed = capsys.readouterr().out
     assert printed.count("| tiny |") == printed.count("| EnCodec 24 kHz |") == 3
     figures = json.loads(output.read_text())
@@ -152,7 +156,25 @@ def test_missing_encodec_is_one_clear_line(codec, tiny, monkeypatch, capsys, thr
     assert capsys.readouterr().err == "error: EnCodec is not installed; pip install 'audiovq[bench]'\n"
 
 
-@pytest.mark.parametrize("option", ["--rounds=0", "--threads=-1", "--seconds=nan", "--seconds=x"])
+@torch.inference_mode()
+def test_products_of_weights_that_onednn_lays_out_are_counted(codec):
+    layer, x = Linear(8, 12), torch.randn(2, 5, 8)
+    assert codec.count_multiply_adds(lambda: layer(x, gelu=True)) == 2 * 5 * 8 * 12
+
+
+def test_the_shipped_model_is_also_timed_at_the_bitrate_of_encodec(codec):
+    whole, part = codec.audiovq_codecs("speech-16k")
+    assert (whole.name, whole.bitrate) == ("speech-16k", 3000)
+    assert (part.name, part.bitrate) == ("speech-16k, 3 of 6 codebooks", 1000 * codec.ENCODEC_KBPS)
+    wave = codec.speech(part, batch=2, seconds=0.5)
+    assert wave.shape == (2, 1, 8000)
+    assert wave[0].abs().max() > 0.01
+    codes = whole.encode(wave)
+    assert torch.equal(part.encode(wave), codes[:, :3])
+    assert part.decode(codes[:, :3]).shape == wave.shape
+
+
+@pytest.mark.parametrize("option", ["--rounds=0", "--batch=0", "--threads=-1", "--seconds=nan", "--seconds=x"])
 def test_impossible_options_are_refused(codec, option, capsys):
     with pytest.raises(SystemExit, match="2"):
         codec.main([option])
