@@ -15,7 +15,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SHORT = ["training.steps=2", "training.valid_every=2", "training.valid_utterances=1"]
 SMALL = [*SHORT, "data.batch_size=2", "bottleneck.codebook_size=16", "latent_dim=4", "decoder.layers=1"]
 SMALL_OF = {
-    "mini.yaml": [*SMALL, "encoder.channels=[2,2,4,4,8]", "decoder.dim=8"],
+    "mini.yaml": [
+        *(*SMALL, "encoder.layers=1", "encoder.dim=8", "decoder.dim=8"),
+        *("data.crop_seconds=0.5", "data.pitch=swift", "loss.fft_sizes=[256]"),
+    ],
     "vqvae_wavenet.yaml": [
         *SMALL,
         *("sample_rate=4000", "decoder.residual_channels=4", "decoder.skip_channels=4"),

@@ -208,6 +208,8 @@ def draw_statistics(statistics: TokenStatistics, path: str | Path) -> None:
 
 
 def _draw_code_use(axes: Axes, statistics: TokenStatistics) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     codes = statistics.codes
     for book, counts in enumerate(statistics.total.counts):
         label = f"codebook {book}: perplexity {codes.perplexity[book]:.0f}, {codes.dead[book]} dead"
@@ -217,6 +219,8 @@ def _draw_code_use(axes: Axes, statistics: TokenStatistics) -> None:
         axes.axhline(100 / size, color="0.4", ls="--", lw=1, label=f"all {size} codes alike")
     axes.set(title="Use of the codes", xlabel="code, most frequent first", ylabel="% of frames", yscale="log")
     axes.set_xlim(0, max(codes.sizes))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.legend(fontsize=7)
 

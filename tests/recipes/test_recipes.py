@@ -60,6 +60,23 @@ def test_config_parses_and_builds(path):
     assert output.wave.shape == (1, 1, 3 * config.hop_length)
 
 
+def test_mini_is_the_shipped_model_made_smaller():
+    mini, shipped = (load_config(RECIPES / name) for name in ("mini/conf/mini.yaml", "speech/conf/speech.yaml"))
+    for part in ("encoder", "bottleneck", "decoder"):
+        assert getattr(mini, part).type == getattr(shipped, part).type
+    assert mini.encoder.look_ahead == shipped.encoder.look_ahead
+    assert mini.decoder.look_ahead == shipped.decoder.look_ahead
+    assert mini.loss == shipped.loss
+
+
+def test_mini_and_what_it_is_compared_with_have_one_bitrate():
+    from audiovq.models.autoencoder import Autoencoder
+    from audiovq.models.tokenizer import AudioTokenizer
+
+    models = [load_config(path).model_part() for path in sorted((RECIPES / "mini/conf").glob("mini*.yaml"))]
+    assert [AudioTokenizer(Autoencoder(model), model).bitrate for model in models] == [1000] * 3
+
+
 @pytest.mark.parametrize("path", PRIORS, ids=name_of)
 def test_config_of_a_prior_parses_and_builds(path, tiny_prior):
     import torch

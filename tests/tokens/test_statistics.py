@@ -95,3 +95,9 @@ def test_a_picture_is_drawn_for_few_speakers_and_many(tmp_path, speakers):
         assert (panel != 1).any(axis=-1).mean() > 0.01
     with pytest.raises(TokenError, match=r"expected the name of a picture, which ends in \.png, \.svg, \.pdf"):
         draw_statistics(statistics, tmp_path / "a.gif")
+
+
+def test_axes_are_labelled_with_numbers_and_not_with_formulas(tmp_path):
+    codes = np.repeat(np.arange(8), np.arange(8, 16))[None]  # Shares within one power of ten.
+    draw_statistics(measure_tokens(write_set(tmp_path, [("a", codes)], books=1)), tmp_path / "a.svg")
+    assert "mathdefault" not in (tmp_path / "a.svg").read_text()
