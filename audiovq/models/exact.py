@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 
 import torch
@@ -18,9 +17,6 @@ PROBE_SECONDS = 1.28
 """Length of the signal that shows how far latents are off."""
 SAFETY = 2
 """How many times larger the errors of latents may be than the largest that a probe shows."""
-DEVIATIONS = 5
-"""What counts of an error is its part along the direction that decides between two codes. In D dimensions that is
-1 / sqrt(D) of its length, as a root mean square over directions; it may be this many times as much."""
 
 
 class ExactCodes:
@@ -43,9 +39,8 @@ class ExactCodes:
         with torch.inference_mode(), full_float32():
             exact, computed = self._encoder(wave.double()), model.encoder(wave.to(device)).cpu()
         error = (computed - exact).norm(dim=1) / exact.norm(dim=1).clamp(min=torch.finfo(torch.float32).tiny)
-        part = min(1.0, DEVIATIONS / math.sqrt(exact.shape[1]))
-        self.latent_error = SAFETY * part * float(error.max())
-        """How far a computed latent may be from the exact one in one direction, as a share of its length."""
+        self.latent_error = SAFETY * float(error.max())
+        """How far a computed latent may be from the exact one, as a share of its length."""
 
     def near_ties(
         self, latents: Float[Tensor, "batch dim frames"], margin: Float[Tensor, "batch frames"]
