@@ -142,5 +142,5 @@ def test_a_judge_that_cannot_run_is_one_line_and_exit_code_1(model, speech, tmp_
 def test_an_unknown_judge_is_one_line_and_exit_code_2(model, speech, tmp_path, monkeypatch, capsys):
     arguments = [model, manifest_of(tmp_path, speech[0]), "-o", str(tmp_path / "report"), "--device", "cpu"]
     assert exit_code(monkeypatch, *arguments, "--judges", "mos,ears") == 2
-    assert capsys.readouterr().err == "audiovq: unknown judge 'ears'; there are mos, wer, speaker\n"
+    assert capsys.readouterr().err == "audiovq: unknown judge 'ears'; there are mos, wer, speaker, pitch\n"
     assert not (tmp_path / "report").exists()

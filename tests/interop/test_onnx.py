@@ -154,7 +154,7 @@ def test_a_folder_says_what_it_is_and_nothing_of_where_it_was_made(shipped, onnx
     ]
     for name in ("encoder.onnx", "decoder.onnx"):
         assert str(Path(torch.__file__).parent).encode() not in (onnx_folder / name).read_bytes()
-    # The shipped weights are in half precision, and take no more here; codebooks are multiplied out in double precision.
+    # The shipped weights are in half precision, and take no more here; codebooks are in double precision.
     assert sum((onnx_folder / name).stat().st_size for name in ("encoder.onnx", "decoder.onnx")) < 36e6
 
 

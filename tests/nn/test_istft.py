@@ -82,7 +82,7 @@ def test_a_huge_magnitude_stays_finite():
 
 def test_a_convnext_block_starts_near_the_identity_and_learns_every_weight():
     block = ConvNeXtBlock(8, kernel_size=7, expansion=2, scale=0.1)
-    x = torch.randn(2, 8, 30)
+    x = torch.randn(2, 30, 8)
     y = block(x)
     assert 0 < (y - x).std() < 0.2 * x.std()
     y.square().sum().backward()

@@ -246,6 +246,7 @@ def test_a_set_in_a_store_is_verified_exported_and_its_source_evaluated(speech, 
 @pytest.mark.slow
 def test_a_bucket_that_does_not_answer_is_one_line(tmp_path, model, manifest, monkeypatch, run):
     use_s3(monkeypatch, "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     for given, output in (("s3://bucket/data.jsonl", tmp_path / "codes"), (manifest, "s3://bucket/codes")):
         code, out, err = run("tokenize", model, given, "-o", output)
         assert (code, out) == (2, "")

@@ -26,6 +26,7 @@ BOTTLENECKS = {
     "fsq": {"type": "fsq", "levels": [5, 4], "num_codebooks": 2},
     "fsq-residual": {"type": "fsq", "levels": [5, 4], "num_codebooks": 2, "structure": "residual"},
 }
+PROJECTED = {"type": "residual", "num_codebooks": 2, "code_dim": 4, "normalize": True, "update": "gradient"}
 
 
 @pytest.mark.parametrize("bottleneck", BOTTLENECKS.values(), ids=BOTTLENECKS)
@@ -103,7 +104,9 @@ def test_unknown_parts_and_combinations_that_train_nothing_are_refused(experimen
         train_autoencoder(everything, tmp_path / "run", "cpu")
 
 
-@pytest.mark.parametrize("bottleneck", [BOTTLENECKS[name] for name in ("gradient", "residual", "fsq", "fsq-residual")])
+@pytest.mark.parametrize(
+    "bottleneck", [*(BOTTLENECKS[name] for name in ("gradient", "fsq", "fsq-residual")), PROJECTED]
+)
 def test_an_averaged_model_has_batch_statistics_of_its_own_latents(experiment, tmp_path, bottleneck):
     options = {"averaging_decay": 0.9, "learning_rate": 3e-2, "steps": 6, "valid_every": 6}
     train_autoencoder(experiment(bottleneck=bottleneck, training=options), tmp_path, "cpu")
@@ -116,3 +119,16 @@ def test_an_averaged_model_has_batch_statistics_of_its_own_latents(experiment, t
         assert torch.equal(released[name], state[f"average/{name}"])
     for name in [name for name in released if name.endswith("codebook")]:
         assert torch.equal(state[f"average/{name}"], state[f"model/{name}"])
+
+
+@pytest.mark.parametrize("bottleneck", [BOTTLENECKS[name] for name in ("ema", "residual")])
+def test_an_averaged_model_s_ema_codebooks_are_means_of_its_own_latents(experiment, tmp_path, bottleneck):
+    options = {"averaging_decay": 0.9, "learning_rate": 3e-2, "steps": 6, "valid_every": 6}
+    train_autoencoder(experiment(bottleneck=bottleneck, training=options), tmp_path, "cpu")
+    state = load_file(tmp_path / "state.safetensors")
+    released = AudioTokenizer.from_pretrained(tmp_path / "release", "cpu").model.state_dict()
+    books = [name for name in released if name.endswith("codebook")]
+    assert books
+    for name in books:
+        assert not torch.equal(state[f"average/{name}"], state[f"model/{name}"])
+        assert torch.equal(released[name], state[f"average/{name}"])
