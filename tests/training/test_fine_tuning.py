@@ -105,7 +105,7 @@ def test_unknown_parts_and_combinations_that_train_nothing_are_refused(experimen
 
 
 @pytest.mark.parametrize(
-    "bottleneck", [*(BOTTLENECKS[name] for name in ("gradient", "fsq", "fsq-residual")), PROJECTED]
+    "bottleneck", [PROJECTED, *(BOTTLENECKS[name] for name in ("gradient", "fsq", "fsq-residual"))]
 )
 def test_an_averaged_model_has_batch_statistics_of_its_own_latents(experiment, tmp_path, bottleneck):
     options = {"averaging_decay": 0.9, "learning_rate": 3e-2, "steps": 6, "valid_every": 6}
