@@ -36,7 +36,7 @@ VARIANTS: dict[str, list[str]] = {
     # One codebook has the rate of two at twice the frame rate; filters and spectra stay 5 and 10 ms apart.
     "vq": ["bottleneck.type=vq", "encoder.hop_length=160", "encoder.spectra=1", "decoder.subframes=2"],
     "fsq": ["bottleneck={type: fsq, levels: [8, 5, 5, 5], num_codebooks: 6, structure: residual}"],
-    "unprojected": ["bottleneck.code_dim=null", "bottleneck.normalize=false", "bottleneck.update=ema"],
+    "projected": ["bottleneck.code_dim=8", "bottleneck.normalize=true", "bottleneck.update=gradient"],
     "teacher": ["loss.distill=10"],
 }
 """Changes to the config. `raw` is `base` without the averaging of weights, and is not trained again."""
