@@ -104,14 +104,19 @@ def test_unknown_parts_and_combinations_that_train_nothing_are_refused(experimen
         train_autoencoder(everything, tmp_path / "run", "cpu")
 
 
+def averaged(experiment, folder, bottleneck):
+    """State and released weights of a short run whose average is far from the model."""
+    options = {"averaging_decay": 0.9, "learning_rate": 3e-2, "steps": 6, "valid_every": 6}
+    train_autoencoder(experiment(bottleneck=bottleneck, training=options), folder, "cpu")
+    released = AudioTokenizer.from_pretrained(folder / "release", "cpu").model.state_dict()
+    return load_file(folder / "state.safetensors"), released
+
+
 @pytest.mark.parametrize(
     "bottleneck", [PROJECTED, *(BOTTLENECKS[name] for name in ("gradient", "fsq", "fsq-residual"))]
 )
 def test_an_averaged_model_has_batch_statistics_of_its_own_latents(experiment, tmp_path, bottleneck):
-    options = {"averaging_decay": 0.9, "learning_rate": 3e-2, "steps": 6, "valid_every": 6}
-    train_autoencoder(experiment(bottleneck=bottleneck, training=options), tmp_path, "cpu")
-    state = load_file(tmp_path / "state.safetensors")
-    released = AudioTokenizer.from_pretrained(tmp_path / "release", "cpu").model.state_dict()
+    state, released = averaged(experiment, tmp_path, bottleneck)
     means = [name for name in released if name.endswith("batch_norm.mean")]
     assert means
     for name in means:
@@ -123,10 +128,7 @@ def test_an_averaged_model_has_batch_statistics_of_its_own_latents(experiment, t
 
 @pytest.mark.parametrize("bottleneck", [BOTTLENECKS[name] for name in ("ema", "residual")])
 def test_an_averaged_model_s_ema_codebooks_are_means_of_its_own_latents(experiment, tmp_path, bottleneck):
-    options = {"averaging_decay": 0.9, "learning_rate": 3e-2, "steps": 6, "valid_every": 6}
-    train_autoencoder(experiment(bottleneck=bottleneck, training=options), tmp_path, "cpu")
-    state = load_file(tmp_path / "state.safetensors")
-    released = AudioTokenizer.from_pretrained(tmp_path / "release", "cpu").model.state_dict()
+    state, released = averaged(experiment, tmp_path, bottleneck)
     books = [name for name in released if name.endswith("codebook")]
     assert books
     for name in books:
