@@ -20,7 +20,7 @@ DIFFERENCES_PER_BLOCK = 2**22
 SCORE_ERROR = 8
 """How far a computed score may be from the exact one of the same features, in units of the largest numbers that are
 added to it and of their precision."""
-SMALL = 32
+SMALL = 64
 """Margins are exact up to this many units, a unit being the latent's length times the precision of float32."""
 COLUMNS = 32
 """Columns of the table as which the scores of a frame are searched."""
