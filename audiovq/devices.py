@@ -91,6 +91,13 @@ def single_threaded() -> Iterator[int]:
         torch.set_num_threads(threads)
 
 
+def send(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A tensor on a device, without waiting for what the device is doing."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()  # Other memory is copied only once the device has come to it.
+    return tensor.to(device, non_blocking=True)
+
+
 def _cudnn_without_tf32() -> contextlib.AbstractContextManager[None]:
     cudnn = torch.backends.cudnn
     return cudnn.flags(cudnn.enabled, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False)

@@ -19,6 +19,8 @@ from audiovq.distributed import from_first_process, sum_over_processes
 from audiovq.nn.linear import Derived
 
 KMEANS_ITERATIONS = 10
+ON_DEVICE = 2**26
+"""Scores that are computed at a time on an accelerator."""
 DRAW_NOISE = 0.01
 """Standard deviation of the noise on a latent that becomes a code, relative to that of the latents."""
 
@@ -223,7 +225,8 @@ def nearest(z: Float[Tensor, "frames dim"], codebook: Float[Tensor, "codes dim"]
     || z ||^2 is the same for all codes, so || e ||^2 - 2 z.e decides.
     """
     squared, transposed = codebook.square().sum(-1), codebook.mT
-    rows = max(1, SCORES_PER_BLOCK // len(codebook))
+    most = SCORES_PER_BLOCK if z.device.type == "cpu" else ON_DEVICE
+    rows = max(1, most // len(codebook))
     return torch.cat([torch.addmm(squared, block, transposed, alpha=-2).argmin(-1) for block in z.split(rows)])
 
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
-from torch import Tensor
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torchaudio.transforms import Resample
 
-from audiovq.audio.resampling import resample
 from audiovq.batching import read_ahead
 from audiovq.config import AugmentationConfig
 from audiovq.data.manifest import Utterance
-from audiovq.devices import derive_seed
+from audiovq.devices import derive_seed, send
 from audiovq.errors import ConfigError
 
 LARGEST = 32767
@@ -35,10 +36,9 @@ class Crops:
     speeds: list[float]
     """How many times as fast each is as its utterance."""
 
-    def seconds(self, samples: Shaped[np.ndarray, " times"], sample_rate: int) -> list[Float[np.ndarray, " times"]]:
+    def seconds(self, samples: Shaped[np.ndarray, " times"], sample_rate: int) -> Float[np.ndarray, "batch times"]:
         """Times in the utterances, in seconds, of samples of the crops, or of places between them."""
-        places = zip(self.starts, self.speeds, strict=True)
-        return [(start + samples * speed) / sample_rate for start, speed in places]
+        return (np.array(self.starts)[:, None] + samples * np.array(self.speeds)[:, None]) / sample_rate
 
 
 class CropSampler:
@@ -70,14 +70,22 @@ class CropSampler:
         self._ends = np.cumsum([utterance.duration for utterance in utterances] if weights is None else weights)
         self._memory: Memory | None = None
 
-    def keep_in_memory(self, gib: float, threads: int) -> None:
-        """Read all utterances into memory, as 16-bit samples.
+    def keep_in_memory(self, gib: float, threads: int, device: torch.device | None = None) -> None:
+        """Read all utterances into the memory of a device, as 16-bit samples; there crops are made from now on.
 
         Raises:
             ConfigError: they need more than `gib` GiB.
             AudioError: one cannot be read.
         """
-        self._memory = Memory(self.utterances, self.sample_rate, gib, threads)
+        lengths = np.array([self._length(number) for number in range(len(self.utterances))])
+        needed = 2 * int(lengths.sum()) / 2**30
+        if needed > gib:
+            raise ConfigError(
+                f"data.memory_gib: the training speech needs {needed:.2f} GiB as 16-bit samples, found {gib:g}; "
+                "set it to at least that, or to 0 to read from the files"
+            )
+        waves = read_ahead(lambda utterance: utterance.source().read(self.sample_rate), self.utterances, threads)
+        self._memory = Memory(lengths, waves, device or torch.device("cpu"))
 
     def batch(self, index: int) -> Crops:
         """Batch number `index`.
@@ -89,14 +97,13 @@ class CropSampler:
         places = generator.random((self.batch_size, 2))
         numbers = np.searchsorted(self._ends, places[:, 0] * self._ends[-1], side="right").tolist()
         speeds, gains = self._changes(index)
-        crops = [
-            self._crop(number, place, speed) for number, place, speed in zip(numbers, places[:, 1], speeds, strict=True)
-        ]
-        wave = torch.stack([wave for wave, _ in crops])
+        spares = [self._length(number) - self._needed(speed) for number, speed in zip(numbers, speeds, strict=True)]
+        starts = [round(place * max(0, spare)) for place, spare in zip(places[:, 1], spares, strict=True)]
+        wave = self._waves(numbers, starts, speeds)[:, None]
         if gains is not None:
-            wave = wave * gains
+            wave = wave * send(gains, wave.device)
             wave = wave / wave.abs().amax(-1, keepdim=True).clamp(min=1)  # What would be beyond 1 is quieter instead.
-        return Crops(wave, numbers, [start for _, start in crops], speeds)
+        return Crops(wave, numbers, starts, speeds)
 
     def _changes(self, index: int) -> tuple[list[float], Float[Tensor, "batch 1 1"] | None]:
         """Speed and gain of each crop of a batch."""
@@ -109,45 +116,61 @@ class CropSampler:
         signs = generator.choice([-1, 1], self.batch_size) if settings.flip else 1
         return speeds, torch.from_numpy(gains * signs).float()[:, None, None]
 
-    def _crop(self, number: int, place: float, speed: float) -> tuple[Float[Tensor, "1 time"], int]:
-        """A crop, and its first sample in the utterance."""
-        needed = self.crop_samples if speed == 1 else math.ceil(self.crop_samples * speed) + 1
-        if self._memory is None:
-            source = self.utterances[number].listed_source()
-            spare = source.length_at(self.sample_rate) - needed
-            start = round(place * max(0, spare))
-            wave = source.read(self.sample_rate, start, needed + min(0, spare))
-        else:
-            spare = self._memory.length(number) - needed
-            start = round(place * max(0, spare))
-            wave = self._memory.read(number, start, needed + min(0, spare))
-        if speed != 1:
-            wave = resample(wave, round(self.sample_rate * speed), self.sample_rate)[:, : self.crop_samples]
-        return F.pad(wave, (0, self.crop_samples - wave.shape[-1])), start
+    def _length(self, number: int) -> int:
+        """Samples of an utterance, at the sampler's rate."""
+        utterance = self.utterances[number]
+        return -(-utterance.num_samples * self.sample_rate // utterance.sample_rate)
+
+    def _needed(self, speed: float) -> int:
+        """Samples of an utterance that become a crop."""
+        return self.crop_samples if speed == 1 else math.ceil(self.crop_samples * speed) + 1
+
+    def _waves(self, numbers: list[int], starts: list[int], speeds: list[float]) -> Float[Tensor, "batch time"]:
+        """The crops, those of one speed at a time."""
+        waves: list[Tensor] = []
+        order: list[int] = []
+        for speed in sorted(set(speeds)):
+            items = [item for item, found in enumerate(speeds) if found == speed]
+            wave = self._read([numbers[item] for item in items], [starts[item] for item in items], self._needed(speed))
+            if speed != 1:
+                wave = resampler(round(self.sample_rate * speed), self.sample_rate, wave.device)(wave)
+            waves.append(wave[:, : self.crop_samples])
+            order += items
+        return torch.cat(waves)[send(torch.tensor(order).argsort(), wave.device)]
+
+    def _read(self, numbers: list[int], starts: list[int], count: int) -> Float[Tensor, "batch time"]:
+        """`count` samples of each of some utterances, followed by silence where one ends before."""
+        if self._memory is not None:
+            return self._memory.read(numbers, starts, count)
+        waves = []
+        for number, start in zip(numbers, starts, strict=True):
+            there = min(count, self._length(number) - start)
+            wave = self.utterances[number].listed_source().read(self.sample_rate, start, there)[0]
+            waves.append(F.pad(wave, (0, count - there)))
+        return torch.stack(waves)
+
+
+@lru_cache(maxsize=32)
+def resampler(source_rate: int, target_rate: int, device: torch.device) -> nn.Module:
+    """What turns one rate into another, for many crops at once."""
+    return Resample(source_rate, target_rate).to(device)
 
 
 class Memory:
-    """Utterances as 16-bit samples in one array."""
+    """Utterances as 16-bit samples in one array on a device."""
 
-    def __init__(self, utterances: Sequence[Utterance], sample_rate: int, gib: float, threads: int):
-        lengths = [-(-utterance.num_samples * sample_rate // utterance.sample_rate) for utterance in utterances]
+    def __init__(self, lengths: Int[np.ndarray, " utterances"], waves: Iterable[Tensor], device: torch.device):
         self._ends = np.cumsum(lengths)
-        needed = 2 * int(self._ends[-1]) / 2**30
-        if needed > gib:
-            raise ConfigError(
-                f"data.memory_gib: the training speech needs {needed:.2f} GiB as 16-bit samples, found {gib:g}; "
-                "set it to at least that, or to 0 to read from the files"
-            )
-        self._samples = np.empty(self._ends[-1], np.int16)
-        waves = read_ahead(lambda utterance: utterance.source().read(sample_rate), utterances, threads)
+        samples = np.empty(self._ends[-1], np.int16)
         for end, length, wave in zip(self._ends, lengths, waves, strict=True):
-            self._samples[end - length : end] = (wave[0].clamp(-1, 1) * LARGEST).round().short().numpy()
+            samples[end - length : end] = (wave[0].clamp(-1, 1) * LARGEST).round().short().numpy()
+        self._samples = torch.from_numpy(samples).to(device)
 
-    def length(self, number: int) -> int:
-        """Samples of an utterance."""
-        return int(self._ends[number] - (self._ends[number - 1] if number else 0))
-
-    def read(self, number: int, start: int, count: int) -> Float[Tensor, "1 time"]:
-        """Samples of an utterance."""
-        first = int(self._ends[number]) - self.length(number) + start
-        return torch.from_numpy(self._samples[first : first + count].astype(np.float32) / LARGEST)[None]
+    def read(self, numbers: list[int], starts: list[int], count: int) -> Float[Tensor, "batch time"]:
+        """`count` samples of each of some utterances, followed by silence where one ends before."""
+        before = np.where(np.array(numbers) > 0, self._ends[np.array(numbers) - 1], 0)
+        both = torch.from_numpy(np.stack([before + starts, self._ends[numbers]]))
+        first, end = send(both, self._samples.device)[..., None]
+        places = first + torch.arange(count, device=first.device)
+        samples = self._samples[places.clamp(max=len(self._samples) - 1)].float() / LARGEST
+        return samples.masked_fill_(places >= end, 0)

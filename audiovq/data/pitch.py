@@ -27,7 +27,7 @@ from audiovq.storage import AnyPath
 from audiovq.text import watched
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Float32
+    from jaxtyping import Float, Float32, Int
 
 Tracker = Literal["pyin", "swift"]
 RATE, PERIOD = 16000, 256
@@ -47,21 +47,31 @@ class PitchTracks:
     ends: np.ndarray
     """Where in `values` each utterance's end."""
 
-    def at(self, number: int, seconds: Float[np.ndarray, " times"]) -> Float32[np.ndarray, " times"]:
-        """Pitch of utterance `number` at some times in seconds from its start; 0 outside it and where it is unvoiced.
+    @classmethod
+    def joined(cls, parts: Sequence[PitchTracks]) -> PitchTracks:
+        """The tracks of several lists of utterances, as those of one list."""
+        before = np.cumsum([0, *(len(part.values) for part in parts)])
+        ends = [part.ends + start for part, start in zip(parts, before, strict=False)]
+        return cls(np.concatenate([part.values for part in parts]), np.concatenate(ends))
+
+    def at(
+        self, numbers: Int[np.ndarray, " batch"], seconds: Float[np.ndarray, "batch times"]
+    ) -> Float32[np.ndarray, "batch times"]:
+        """Pitch of some utterances at times in seconds from their start; 0 outside and where it is unvoiced.
 
         Between two voiced values the logarithm is interpolated; beside an unvoiced one the nearer counts.
         """
-        track = self.values[self.ends[number - 1] if number else 0 : self.ends[number]]
+        first = np.where(numbers > 0, self.ends[numbers - 1], 0)[:, None]
+        length = self.ends[numbers][:, None] - first
         place = seconds * RATE / PERIOD
-        left = np.clip(np.floor(place).astype(int), 0, len(track) - 1)
-        right = np.minimum(left + 1, len(track) - 1)
+        left = np.clip(np.floor(place).astype(int), 0, length - 1)
+        right = np.minimum(left + 1, length - 1)
         share = np.clip(place - left, 0, 1)
-        a, b = track[left], track[right]
+        a, b = self.values[first + left], self.values[first + right]
         nearer = np.where(share < 0.5, a, b)
         between = np.exp((1 - share) * np.log(np.maximum(a, 1)) + share * np.log(np.maximum(b, 1)))
         pitch = np.where((a > 0) & (b > 0), between, nearer)
-        return np.where((place < 0) | (place > len(track)), 0, pitch).astype(np.float32)
+        return np.where((place < 0) | (place > length), 0, pitch).astype(np.float32)
 
 
 def pitch_tracks(

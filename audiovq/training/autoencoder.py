@@ -126,7 +126,7 @@ class AutoencoderTask(Task[Autoencoder]):
             data.augmentation,
         )
         if data.memory_gib:
-            self.sampler.keep_in_memory(data.memory_gib, data.workers)
+            self.sampler.keep_in_memory(data.memory_gib, data.workers, accelerator.device)
         self.pitch = (
             PitchTargets(self.model, self.sampler, train, data.pitch) if self.model.decoder.wants_pitch else None
         )

@@ -15,12 +15,11 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 import torch
-from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from audiovq.batching import read_ahead
 from audiovq.config import TrainingConfig
-from audiovq.devices import seed_everything
+from audiovq.devices import seed_everything, send
 from audiovq.distributed import is_distributed, sum_over_processes
 from audiovq.errors import Stopped, TrainingError
 from audiovq.training.averaging import Average, Network
@@ -61,7 +60,7 @@ class Task(ABC, Generic[Network]):
 
     @abstractmethod
     def batch(self, index: int) -> Batch:
-        """Batch number `index`, on the CPU; a function of the number alone."""
+        """Batch number `index`; a function of the number alone."""
 
     @abstractmethod
     def update(self, step: int, batch: Batch) -> dict[str, Tensor]:
@@ -107,6 +106,9 @@ class TrainingRun:
         self.accelerator, self.task, self.settings, self.folder = accelerator, task, settings, folder
         for module in task.modules.values():
             module.to(accelerator.device)
+        if accelerator.device.type == "cuda":  # One kernel for all weights, rather than some for each.
+            for group in (group for optimizer in task.optimizers.values() for group in optimizer.param_groups):
+                group["fused"] = True
         decay = settings.averaging_decay
         self.average = Average(task.model, decay) if decay is not None else None
         self.parts: dict[str, Any] = {
@@ -177,14 +179,12 @@ class TrainingRun:
             self.validate_and_save(terminal)
 
     def batches(self, first_step: int) -> Generator[Batch, None, None]:
-        """The batches of this process from a step on: numbers step * processes + rank."""
+        """The batches of this process from a step on, on its device: numbers step * processes + rank."""
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         numbers = count(first_step * processes + rank, processes)
-        if self.accelerator.device.type != "cuda":
-            return read_ahead(self.task.batch, numbers, self.task.workers)
-        # Only pinned memory is copied to the device while the host goes on.
+        device = self.accelerator.device
         return read_ahead(
-            lambda number: tuple(tensor.pin_memory() for tensor in self.task.batch(number)), numbers, self.task.workers
+            lambda number: tuple(send(tensor, device) for tensor in self.task.batch(number)), numbers, self.task.workers
         )
 
     def update(self, step: int, batch: Batch, purpose: str = "step") -> dict[str, Tensor]:
@@ -194,7 +194,7 @@ class TrainingRun:
         for optimizer in self.task.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * share
-        metrics = self.task.update(step, send_to_device(batch, self.accelerator.device, non_blocking=True))
+        metrics = self.task.update(step, batch)
         return {**metrics, "learning_rate": torch.tensor(self.settings.learning_rate * share, dtype=torch.float64)}
 
     def report(self, values: dict[str, float], terminal: Terminal) -> None:
@@ -209,8 +209,7 @@ class TrainingRun:
         if self.average is not None:
             candidate = self.average.model
             with contextlib.closing(self.batches(step)) as batches:
-                on_device = (send_to_device(batch, self.accelerator.device) for batch in batches)
-                self.task.settle(candidate, on_device)
+                self.task.settle(candidate, batches)
         metrics = self.task.validate(candidate, self.log, step, False)
         check_finite(metrics, step)
         if self.log is not None:

@@ -13,7 +13,7 @@ from audiovq.batching import evenly_spread
 from audiovq.data.crops import Crops, CropSampler
 from audiovq.data.features import speech_features
 from audiovq.data.manifest import Utterance
-from audiovq.data.pitch import Tracker, pitch_tracks
+from audiovq.data.pitch import PitchTracks, Tracker, pitch_tracks
 from audiovq.data.teachers import find_teacher
 from audiovq.models.autoencoder import Autoencoder
 from audiovq.storage import AnyPath
@@ -46,13 +46,15 @@ class PitchTargets:
     """The true pitch of training crops, for a decoder that starts from a source."""
 
     def __init__(self, model: Autoencoder, sampler: CropSampler, train: Manifests, tracker: Tracker | None):
-        self._places = CropPlaces(sampler, train, model.pitch_times(sampler.crop_samples).numpy())
-        self._tracks = [pitch_tracks(path, utterances, tracker) for path, utterances in train.items()]
+        self._samples, self._rate = model.pitch_times(sampler.crop_samples).numpy(), sampler.sample_rate
+        self._tracks = PitchTracks.joined(
+            [pitch_tracks(path, utterances, tracker) for path, utterances in train.items()]
+        )
 
     def of(self, crops: Crops) -> Float[Tensor, "batch hops"]:
         """Pitch in Hz, 0 where it is unvoiced, at the times that the decoder wants to know it."""
-        found = [self._tracks[part].at(number, seconds) for part, number, seconds in self._places.of(crops)]
-        return torch.from_numpy(np.stack([speed * track for speed, track in zip(crops.speeds, found, strict=True)]))
+        found = self._tracks.at(np.array(crops.numbers), crops.seconds(self._samples, self._rate))
+        return torch.from_numpy(np.array(crops.speeds, np.float32)[:, None] * found)
 
 
 class TeacherTargets:

@@ -49,8 +49,8 @@ def test_tracks_are_kept_beside_the_manifest_and_made_anew_when_it_changes(liste
     manifest, utterances = listed
     tracks = pitch_tracks(manifest, utterances, "swift", processes=1)
     times = np.array([0.3, 0.5])
-    np.testing.assert_allclose(tracks.at(0, times), 110.0, rtol=0.02)
-    np.testing.assert_allclose(tracks.at(1, times), 220.0, rtol=0.02)
+    np.testing.assert_allclose(tracks.at(np.array([0]), times[None])[0], 110.0, rtol=0.02)
+    np.testing.assert_allclose(tracks.at(np.array([1]), times[None])[0], 220.0, rtol=0.02)
     assert (manifest.parent / "train.pitch-swift.npz").exists()
     assert re.search(
         r"pitch by swift of 0\.00 hours in \d+ s, \d+ x real time: .*train\.pitch-swift\.npz", capsys.readouterr().err
@@ -78,6 +78,6 @@ def test_a_tracker_that_is_missing_is_named(listed, monkeypatch):
 def test_between_two_values_the_logarithm_is_interpolated_and_beside_silence_the_nearer_counts():
     tracks = PitchTracks(np.array([50, 100, 200, 0, 0, 300], np.float32), np.array([1, 6]))
     period = PERIOD / RATE
-    found = tracks.at(1, period * np.array([-0.1, 0.0, 0.5, 1.4, 1.6, 3.0, 3.6, 4.0, 5.0, 6.0]))
+    (found,) = tracks.at(np.array([1]), period * np.array([[-0.1, 0.0, 0.5, 1.4, 1.6, 3.0, 3.6, 4.0, 5.0, 6.0]]))
     expected = [0, 100, 100 * 2**0.5, 200, 0, 0, 300, 300, 300, 0]
     np.testing.assert_allclose(found, expected, rtol=1e-6)
