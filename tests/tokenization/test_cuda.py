@@ -12,10 +12,10 @@ from audiovq.tokens import TokenSet
 def test_the_shipped_model_tokenizes_as_on_the_cpu(run, six_files, tmp_path, gpu):
     """In batches, and with an utterance that is longer than a batch and read piece by piece."""
     sets = []
-    for device in ("cpu", gpu):
-        output = tmp_path / device
-        options = ("--model", "speech-16k", "--output", output, "--device", device, "--batch-seconds", 1.5)
-        assert run("tokenize", six_files, *options)[0] == 0
+    for number, device in enumerate(("cpu", gpu)):
+        output = tmp_path / str(number)
+        options = ("--output", output, "--device", device, "--batch-seconds", 1.5)
+        assert run("tokenize", "speech-16k", six_files, *options)[0] == 0
         sets.append(TokenSet(output))
     rows = [list(tokens) for tokens in sets]
     assert len(rows[0]) == 6

@@ -24,7 +24,10 @@ from audiovq.training.autoencoder import train_autoencoder
 from audiovq.training.averaging import Average
 from audiovq.training.prior import train_prior
 
-pytestmark = pytest.mark.cuda
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype"),  # What it detects is what counts.
+]
 
 SOURCE = {
     "encoder": {
