@@ -57,6 +57,21 @@ register_random(TORCH_RANDOM)
 
 SPEECH = Path(__file__).parents[1] / "recipes" / "mini" / "data"
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests that need a GPU where there is none."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture(scope="session")
+def gpu() -> str:
+    """The device of tests that are marked `cuda`."""
+    return "cuda"
+
+
 ENCODERS = {
     "conv": {"channels": [4, 6, 8], "strides": [4, 5], "dilations": [[], [1], [1, 3]]},
     "spectral": {

@@ -258,13 +258,13 @@ def test_copies_and_pickles_encode_alike(tiny, batch):
         assert torch.equal(other.encode(**batch).audio_codes, expected)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_it_computes_where_its_weights_are(shipped, export, batch):
+@pytest.mark.cuda
+def test_it_computes_where_its_weights_are(shipped, export, batch, gpu):
     codec = AutoModel.from_pretrained(export(shipped))
     expected = codec.encode(**batch).audio_codes
-    codec.to("cuda")
-    output = codec(**{name: tensor.to("cuda") for name, tensor in batch.items()})
-    assert output.audio_codes.device.type == output.audio_values.device.type == "cuda"
+    codec.to(gpu)
+    output = codec(**{name: tensor.to(gpu) for name, tensor in batch.items()})
+    assert output.audio_codes.device.type == output.audio_values.device.type == gpu
     assert torch.equal(output.audio_codes.cpu(), expected)
     assert torch.equal(codec.to("cpu").encode(**batch).audio_codes, expected)
 
