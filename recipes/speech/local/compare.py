@@ -38,6 +38,7 @@ VARIANTS: dict[str, list[str]] = {
     "fsq": ["bottleneck={type: fsq, levels: [8, 5, 5, 5], num_codebooks: 6, structure: residual}"],
     "projected": ["bottleneck.code_dim=8", "bottleneck.normalize=true", "bottleneck.update=gradient"],
     "teacher": ["loss.distill=10"],
+    "small": ["decoder.dim=320", "decoder.layers=6", "decoder.look_ahead=2"],
 }
 """Changes to the config. `raw` is `base` without the averaging of weights, and is not trained again."""
 SHORT, LONG = 10, 40
