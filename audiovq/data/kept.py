@@ -40,7 +40,7 @@ def kept_beside(
         read: gives None for a file that is missing, damaged or of other utterances.
         make: writes the file under the name that it is given.
     """
-    cache = _beside(manifest, ending)
+    cache = beside(manifest, ending)
     with _alone(manifest if isinstance(manifest, Path) and manifest.is_file() else cache.parent):
         found = read(cache)
         if found is None:
@@ -55,7 +55,7 @@ def kept_beside(
     return found
 
 
-def _beside(manifest: AnyPath, ending: str) -> Path:
+def beside(manifest: AnyPath, ending: str) -> Path:
     # A pattern, such as shards/*.tar, names no file.
     name = re.sub(r"[*?\[\]]", "_", manifest.name.removesuffix(".gz").removesuffix(".jsonl"))
     if isinstance(manifest, Path):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from audiovq.data.kept import identity_of, kept_beside
+from audiovq.data.kept import beside, identity_of, kept_beside
 from audiovq.data.manifest import Utterance
 from audiovq.errors import ConfigError, WorkerError
 from audiovq.storage import AnyPath
@@ -80,7 +80,7 @@ def pitch_tracks(
     """The pitch of a manifest's utterances: read from the file beside it, or tracked and written there.
 
     Args:
-        tracker: None: SwiftF0 if it is installed, else pYIN.
+        tracker: None: SwiftF0 if it is installed, or what it found is there; else pYIN.
         processes: how many track at a time; None: one for each core.
 
     Raises:
@@ -88,12 +88,11 @@ def pitch_tracks(
         AudioError: an utterance cannot be read.
         WorkerError: a process was killed.
     """
-    name = tracker or default_tracker()
-    if name == "swift" and not find_spec("swift_f0"):
-        raise ConfigError("pitch tracker 'swift' is not installed: pip install 'audiovq[pitch]', or use 'pyin'")
     identity = identity_of(utterances)
 
     def make(path: Path) -> None:
+        if name == "swift" and not find_spec("swift_f0"):
+            raise ConfigError("pitch tracker 'swift' is not installed: pip install 'audiovq[pitch]', or use 'pyin'")
         tracks = _track_all(utterances, TRACKERS[name], processes or len(os.sched_getaffinity(0)))
         ends = np.cumsum([len(track) for track in tracks])
         with path.open("wb") as file:
@@ -102,7 +101,14 @@ def pitch_tracks(
     def read(path: Path) -> PitchTracks | None:
         return _read(path, identity, len(utterances))
 
-    return kept_beside(manifest, f"pitch-{name}.npz", utterances, f"pitch by {name}", read, make)
+    found = read(beside(manifest, file_ending("swift"))) if tracker is None else None
+    name = tracker or ("swift" if found is not None else default_tracker())
+    return kept_beside(manifest, file_ending(name), utterances, f"pitch by {name}", read, make)
+
+
+def file_ending(tracker: Tracker) -> str:
+    """Ending of the file that has a manifest's pitch by a tracker."""
+    return f"pitch-{tracker}.npz"
 
 
 def default_tracker() -> Tracker:

@@ -10,6 +10,7 @@ import soundfile
 
 from audiovq.audio import AudioSource
 from audiovq.data import pitch
+from audiovq.data.kept import identity_of
 from audiovq.data.manifest import Utterance, write_manifest
 from audiovq.data.pitch import PERIOD, RATE, PitchTracks, pitch_tracks, track_pyin, track_swift
 from audiovq.errors import ConfigError
@@ -73,6 +74,17 @@ def test_a_tracker_that_is_missing_is_named(listed, monkeypatch):
     monkeypatch.setattr(pitch, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"^pitch tracker 'swift' is not installed: pip install 'audiovq\[pitch\]'"):
         pitch_tracks(*listed, "swift")
+
+
+def test_what_a_tracker_found_is_read_where_it_is_not_installed(listed, monkeypatch):
+    manifest, utterances = listed
+    values = np.array([100.0], np.float32)
+    identity = identity_of(utterances)
+    ends = np.arange(1, len(utterances) + 1)
+    np.savez(manifest.parent / "train.pitch-swift.npz", values=values.repeat(len(ends)), ends=ends, identity=identity)
+    monkeypatch.setattr(pitch, "find_spec", lambda _: None)
+    for tracker in (None, "swift"):
+        assert pitch_tracks(manifest, utterances, tracker).values.tolist() == [100.0] * len(ends)
 
 
 def test_between_two_values_the_logarithm_is_interpolated_and_beside_silence_the_nearer_counts():
