@@ -56,6 +56,7 @@ def kept_beside(
 
 
 def beside(manifest: AnyPath, ending: str) -> Path:
+    """The file with this ending beside a manifest."""
     # A pattern, such as shards/*.tar, names no file.
     name = re.sub(r"[*?\[\]]", "_", manifest.name.removesuffix(".gz").removesuffix(".jsonl"))
     if isinstance(manifest, Path):
