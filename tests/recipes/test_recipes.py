@@ -69,6 +69,11 @@ def test_mini_is_the_shipped_model_made_smaller():
     assert mini.loss == shipped.loss
 
 
+def test_on_a_gpu_the_same_model_is_trained():
+    gpu, cpu = (load_config(RECIPES / f"speech/conf/{name}.yaml") for name in ("speech_gpu", "speech"))
+    assert (gpu.model_part(), gpu.loss) == (cpu.model_part(), cpu.loss)
+
+
 def test_mini_and_what_it_is_compared_with_have_one_bitrate():
     from audiovq.models.autoencoder import Autoencoder
     from audiovq.models.tokenizer import AudioTokenizer
