@@ -322,10 +322,11 @@ class Noise:
     """
 
     def __init__(self, seed: int | Sequence[int], batch: int, length: int):
-        seeds = [derive_seed(int(seed), item) for item in range(batch)] if np.ndim(seed) == 0 else seed
+        given = np.asarray(seed).tolist()
+        seeds = given if isinstance(given, list) else [derive_seed(given, item) for item in range(batch)]
         if len(seeds) != batch:
             raise OnnxTokenizerError(f"expected {batch} seeds, one for each item, found {len(seeds)}")
-        self._twisters = [np.random.RandomState(int(each) & 0xFFFFFFFF) for each in seeds]
+        self._twisters = [np.random.RandomState(each & 0xFFFFFFFF) for each in seeds]
         self._length = length
 
     def __call__(self, frames: int) -> np.ndarray:

@@ -67,6 +67,7 @@ def test_decoded_speech_is_that_of_pytorch_with_the_same_seed(shipped, onnx_fold
         assert np.mean(np.abs(found - expected) > 1e-3) < 1e-3
         assert np.abs(found - expected).max() < 0.05
     assert np.abs(exported.decode(codes.numpy(), seed=4) - found).max() > 1e-3
+    np.testing.assert_array_equal(exported.decode(codes.numpy(), seed=np.int64(3)), found)
 
 
 def test_signals_of_a_batch_and_in_pieces_have_the_same_codes(onnx_folder, speech, monkeypatch):
