@@ -13,7 +13,7 @@ from audiovq.models.tokenizer import AudioTokenizer
 
 
 @contextlib.contextmanager
-def export_folder(tokenizer: AudioTokenizer, format: str, output: str | Path, force: bool = False) -> Iterator[Path]:
+def exported_model(tokenizer: AudioTokenizer, format: str, output: str | Path, force: bool = False) -> Iterator[Path]:
     """An empty temporary folder, which becomes `output` when the block ends without an error.
 
     Args:

@@ -19,7 +19,7 @@ import audiovq
 from audiovq.errors import ExportError
 from audiovq.files import sha256_of, write_json
 from audiovq.interop import onnx_runtime
-from audiovq.interop.folder import export_folder
+from audiovq.interop.folder import exported_model
 from audiovq.interop.onnx_graphs import LARGEST_TABLES, DecoderGraph, EncoderGraph
 from audiovq.interop.onnx_runtime import CONFIG, DECODER, ENCODER, STREAM_DECODER, STREAM_ENCODER
 from audiovq.models.tokenizer import AudioTokenizer
@@ -58,7 +58,7 @@ def export_onnx(tokenizer: AudioTokenizer, output: str | Path, force: bool = Fal
         ExportError: the model has no codes, or draws its waveform sample by sample.
         OutputExistsError: `output` is not empty and `force` is not given, or it holds something else than an export.
     """
-    with export_folder(tokenizer, onnx_runtime.FORMAT, output, force) as folder:
+    with exported_model(tokenizer, onnx_runtime.FORMAT, output, force) as folder:
         write_graphs(tokenizer, folder, streaming)
         shutil.copyfile(onnx_runtime.__file__, folder / RUNTIME)
 
