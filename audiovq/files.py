@@ -73,6 +73,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 for name in names:
                     with Path(folder, name).open("rb+") as file:
                         os.fsync(file.fileno())
+                    Path(folder, name).chmod(0o666 & ~_umask())  # Some writers make files that nobody else can read.
                 _fsync_folder(Path(folder))
             if path.exists():
                 path.rename(old / path.name)

@@ -103,7 +103,7 @@ class RemotePath:
     def iterdir(self) -> Iterator[RemotePath]:
         """What lies in a folder; nothing if there is none."""
         try:
-            with self._asking() as store:
+            with self._asking(anew=True) as store:
                 found = store.ls(self.key, detail=False)
         except FileNotFoundError:
             return iter(())
@@ -115,12 +115,12 @@ class RemotePath:
 
     def matching(self) -> list[RemotePath]:
         """The files that this path, taken as a pattern, stands for, sorted."""
-        with self._asking() as store:
+        with self._asking(anew=True) as store:
             return sorted(self._paths(store.glob(self.key)))
 
     def walk(self) -> list[RemotePath]:
         """All files below a folder, sorted."""
-        with self._asking() as store:
+        with self._asking(anew=True) as store:
             return sorted(self._paths(store.find(self.key)))
 
     def look(self) -> tuple[int, tuple[int, ...]]:
@@ -134,8 +134,9 @@ class RemotePath:
 
     def fetch(self, size: int, offset: int) -> bytes:
         """`size` bytes of a file from `offset` on; fewer where it ends."""
+        known = {"size": offset + size} if self.scheme == "hf" else {}  # Or it would list the whole folder to know it.
         with self._asking() as store:
-            return store.cat_file(self.key, start=offset, end=offset + size) if size > 0 else b""
+            return store.cat_file(self.key, start=offset, end=offset + size, **known) if size > 0 else b""
 
     def open(self, mode: str = "rb") -> io.BufferedReader:
         """Open a file for reading, block by block."""
@@ -143,16 +144,22 @@ class RemotePath:
 
     def send(self, file: Path) -> None:
         """Make a local file the object of this name, in one piece."""
-        with self._asking() as store:
-            store.put_file(str(file), self.key)
-
-    def unlink(self, missing_ok: bool = False) -> None:
+        file.stat()  # If it is not there, that is not the store's fault.
         try:
             with self._asking() as store:
-                store.rm_file(self.key)
-        except FileNotFoundError:
-            if not missing_ok:
-                raise
+                store.put_file(str(file), self.key)
+        except FileNotFoundError as error:
+            reason = "cannot be written, there is no such bucket or repository"
+            raise OSError(errno.ENOENT, reason, str(self)) from error
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Remove a file. Stores differ in what they say when there is none, so that they are asked before."""
+        if not self.exists():
+            if missing_ok:
+                return
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
+        with self._asking() as store:
+            store.rm_file(self.key)
 
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """Nothing: folders are parts of names."""
@@ -161,20 +168,28 @@ class RemotePath:
         return [RemotePath(self.scheme, name.strip("/")) for name in names]
 
     def _info(self) -> dict[str, Any] | None:
+        asked = {"expand_info": True} if self.scheme == "hf" else {}  # Or it would list the whole folder.
         try:
             with self._asking() as store:
-                return store.info(self.key)
+                store.invalidate_cache(self.key)
+                return store.info(self.key, **asked)
         except FileNotFoundError:
             return None
 
     @contextmanager
-    def _asking(self) -> Iterator[Any]:
-        """The store; whatever goes wrong is an error of the operating system that names the URL."""
+    def _asking(self, anew: bool = False) -> Iterator[Any]:
+        """The store; whatever goes wrong is an error of the operating system that names the URL.
+
+        What was listed once would be believed to be all, although other processes write. Not every store minds
+        `use_listings_cache`, so that `anew` makes it forget what it has seen.
+        """
         import fsspec
 
         try:
-            # What was listed once would be believed to be all, although other processes write.
-            yield fsspec.filesystem(self.scheme, use_listings_cache=False)
+            store = fsspec.filesystem(self.scheme, use_listings_cache=False)
+            if anew:
+                store.invalidate_cache()
+            yield store
         except ImportError as error:
             raise ConfigError(f"{self}: {_line(error)}: pip install 'audiovq[cloud]'") from error
         except (FileNotFoundError, PermissionError) as error:

@@ -62,9 +62,13 @@ def test_permissions_are_those_of_any_new_file(tmp_path, umask, mode):
     before = os.umask(umask)
     try:
         write_text(tmp_path / "a.txt", "text")
+        with atomic_folder(tmp_path / "folder") as folder:
+            (folder / "deep").mkdir()
+            (folder / "deep/b.txt").touch(0o600)  # As of a library that means it too well.
     finally:
         os.umask(before)
-    assert (tmp_path / "a.txt").stat().st_mode & 0o777 == mode
+    for name in ("a.txt", "folder/deep/b.txt"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == mode
 
 
 def test_json_keeps_order_and_letters_and_refuses_what_json_has_not(tmp_path):

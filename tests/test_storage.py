@@ -136,6 +136,18 @@ def test_a_store_whose_package_is_missing_says_what_to_install(monkeypatch):
     assert str(caught.value) == "s3://bucket/a: Install s3fs to access S3: pip install 'audiovq[cloud]'"
 
 
+def test_a_bucket_that_is_not_there_is_told_from_a_file_that_is_not(monkeypatch, bucket, tmp_path):
+    (tmp_path / "file").write_text("12345")
+
+    def refuse(self, *_, **__):
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "put_file", refuse)
+    with pytest.raises(FileNotFoundError, match="there is no such bucket or repository") as caught:
+        (bucket / "file").send(tmp_path / "file")
+    assert caught.value.filename == "memory://bucket/file"
+
+
 @pytest.mark.parametrize("error", [ValueError("no\nregion"), TimeoutError("slow"), RuntimeError()])
 def test_whatever_a_store_raises_names_the_url_in_one_line(monkeypatch, error):
     def fail(scheme, **_):

@@ -28,7 +28,7 @@ EXPORTERS = {
     Format.onnx: ("audiovq.interop.onnx", "export_onnx", "onnx"),
     Format.web: ("audiovq.interop.web", "export_web", "onnx"),
 }
-"""Module and function that write each form, `function(tokenizer, output, force)`, and the extra that they need."""
+"""Module and function that write each form, `function(tokenizer, output, force, ...)`, and the extra that they need."""
 
 
 @app.command("export")
@@ -43,6 +43,9 @@ def export_command(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the export.")],
     force: Annotated[bool, typer.Option("--force", help="Replace an earlier export.")] = False,
+    streaming: Annotated[
+        bool, typer.Option("--streaming", help="With --format onnx: graphs for signals that arrive in pieces, too.")
+    ] = False,
     onnxruntime_web: Annotated[
         Path | None,
         typer.Option(
@@ -54,8 +57,13 @@ def export_command(
     """Write a model in the form that another tool loads; its codes stay the same."""
     from audiovq.models.tokenizer import AudioTokenizer
 
-    if onnxruntime_web is not None and format is not Format.web:
-        raise ExportError(f"--onnxruntime-web belongs to --format web, found --format {format.value}")
+    options = {}
+    for option, value, owner in (("streaming", streaming, "onnx"), ("onnxruntime_web", onnxruntime_web, "web")):
+        if value and format.value != owner:
+            name = option.replace("_", "-")
+            raise ExportError(f"--{name} belongs to --format {owner}, found --format {format.value}")
+        if value:
+            options[option] = value
     module, function, extra = EXPORTERS[format]
     try:
         write = getattr(importlib.import_module(module), function)
@@ -63,6 +71,5 @@ def export_command(
         if (error.name or "").startswith("audiovq"):
             raise
         raise ExportError(f"--format {format.value} needs {error.name}: pip install 'audiovq[{extra}]'") from error
-    options = {"onnxruntime_web": onnxruntime_web} if format is Format.web else {}
     write(AudioTokenizer.from_pretrained(model, "cpu"), output, force, **options)
     say(f"{format.value} model written: {output}")

@@ -151,8 +151,10 @@ class AudioVQModel(InPackage, PreTrainedAudioTokenizerBase):
         return AudioVQOutput(audio_codes=codes, audio_values=self._decode(codes, mask, speaker, seed))
 
     def _encode(self, wave: Tensor, padding_mask: Tensor | None, num_codebooks: int | None) -> Tensor:
+        wave = torch.as_tensor(wave)
         wave = wave[:, None] if wave.ndim == 2 else wave
         if padding_mask is not None:
+            padding_mask = torch.as_tensor(padding_mask)
             lengths = _lengths(padding_mask)
             if list(padding_mask.shape) != [len(wave), wave.shape[-1]]:
                 raise AudioError(
@@ -171,6 +173,7 @@ class AudioVQModel(InPackage, PreTrainedAudioTokenizerBase):
         tokenizer = self.audio_tokenizer
         if padding_mask is None:
             return tokenizer.decode(codes, speaker=speaker, seed=seed).to(tokenizer.device)
+        codes, padding_mask = torch.as_tensor(codes), torch.as_tensor(padding_mask)
         lengths, total = _lengths(padding_mask), padding_mask.shape[-1]
         items, frames = len(lengths), tokenizer.num_frames(total)
         if codes.ndim != 3 or (len(codes), codes.shape[-1]) != (items, frames):
@@ -192,6 +195,7 @@ class AudioVQModel(InPackage, PreTrainedAudioTokenizerBase):
 
     def get_audio_codes_mask(self, padding_mask: Tensor) -> Tensor:
         """Which frames [B, F] are of samples, for the `padding_mask` [B, T] of these."""
+        padding_mask = torch.as_tensor(padding_mask)
         frames = self.get_encoded_length(_lengths(padding_mask).to(padding_mask.device))
         total = self.audio_tokenizer.num_frames(padding_mask.shape[-1])
         return torch.arange(total, device=padding_mask.device) < frames[:, None]

@@ -6,22 +6,22 @@ import copy
 import logging
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import onnx
 import onnxscript  # noqa: F401 (torch.onnx needs it, and says so late)
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import audiovq
 from audiovq.errors import ExportError
 from audiovq.files import sha256_of, write_json
 from audiovq.interop import onnx_runtime
-from audiovq.interop.folder import export_folder
+from audiovq.interop.folder import exported_model
 from audiovq.interop.onnx_graphs import LARGEST_TABLES, DecoderGraph, EncoderGraph
-from audiovq.interop.onnx_runtime import CONFIG, DECODER, ENCODER
+from audiovq.interop.onnx_runtime import CONFIG, DECODER, ENCODER, STREAM_DECODER, STREAM_ENCODER
 from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.models.wavenet_decoder import WaveNetDecoder
 from audiovq.nn.source import SourceDecoder
@@ -35,17 +35,21 @@ EXAMPLE_BATCH, EXAMPLE_FRAMES = 2, 7
 SMALLEST = 1024
 """Numbers in a tensor that is worth storing in half precision."""
 
-Input = tuple[Tensor, tuple[str | None, ...]]
-"""An example of an input, and the names of its dimensions; None: of a fixed size."""
+Axes = tuple[int | str, ...]
+"""Names of a tensor's dimensions, or their sizes where these are fixed."""
 
 
-def export_onnx(tokenizer: AudioTokenizer, output: str | Path, force: bool = False) -> None:
+def export_onnx(tokenizer: AudioTokenizer, output: str | Path, force: bool = False, streaming: bool = False) -> None:
     """Write `encoder.onnx`, `decoder.onnx`, `config.json` and `onnx_tokenizer.py` to the folder `output`.
 
     - `encoder.onnx`: `wave` float32 [batch, 1, samples] to `codes` int64 [batch, codebooks, frames];
     - `decoder.onnx`: `codes` int64 [batch, books, frames] of the first `books` codebooks to `wave` float32
       [batch, 1, frames * hop_length]; where the decoder draws, `noise` float32
-      [batch, (frames + look_ahead_frames) * hop_length], white, of variance 1, is an input, too.
+      [batch, (frames + look_ahead_frames) * hop_length], white, of variance 1, is an input, too;
+    - if `streaming`: `encoder_stream.onnx` and `decoder_stream.onnx`, which take whole frames of a signal that arrives
+      in pieces, and `state` float32 [batch, size], 0 at the start; `next_state` is that of the next piece. Codes are
+      late by the frames that the encoder looks ahead, and the waveform by those of the decoder; `noise` is
+      [batch, frames * hop_length], and codes -1 are a frame behind the signal's end.
 
     Args:
         force: replace an earlier export.
@@ -54,24 +58,34 @@ def export_onnx(tokenizer: AudioTokenizer, output: str | Path, force: bool = Fal
         ExportError: the model has no codes, or draws its waveform sample by sample.
         OutputExistsError: `output` is not empty and `force` is not given, or it holds something else than an export.
     """
-    with export_folder(tokenizer, onnx_runtime.FORMAT, output, force) as folder:
-        write_graphs(tokenizer, folder)
+    with exported_model(tokenizer, onnx_runtime.FORMAT, output, force) as folder:
+        write_graphs(tokenizer, folder, streaming)
         shutil.copyfile(onnx_runtime.__file__, folder / RUNTIME)
 
 
-def write_graphs(tokenizer: AudioTokenizer, folder: Path) -> dict[str, Any]:
-    """Write both graphs and their `config.json`; returns what that holds."""
+def write_graphs(tokenizer: AudioTokenizer, folder: Path, streaming: bool = False) -> dict[str, Any]:
+    """Write the graphs and their `config.json`; returns what that holds."""
     require_graph(tokenizer)
     model = copy.deepcopy(tokenizer.model).cpu()
-    hop, frames = model.hop_length, EXAMPLE_FRAMES
-    decoder = DecoderGraph(model)
-    wave = torch.zeros(EXAMPLE_BATCH, 1, frames * hop - 1)
-    codes = torch.zeros(EXAMPLE_BATCH, min(2, tokenizer.num_codebooks), frames, dtype=torch.long)
-    inputs: dict[str, Input] = {"codes": (codes, ("batch", "books" if tokenizer.num_codebooks > 1 else None, "frames"))}
-    if decoder.draws:
-        inputs["noise"] = (torch.zeros(EXAMPLE_BATCH, (frames + model.look_ahead) * hop), ("batch", "noise_samples"))
-    write_graph(folder / ENCODER, EncoderGraph(model), {"wave": (wave, ("batch", None, "samples"))}, "codes")
-    write_graph(folder / DECODER, decoder, inputs, "wave")
+    encoder, decoder = EncoderGraph(model), DecoderGraph(model)
+    hop, books = model.hop_length, tokenizer.num_codebooks
+    wave: Axes = ("batch", 1, "samples")
+    codes: Axes = ("batch", "books" if books > 1 else 1, "frames")
+    noise: dict[str, Axes] = {"noise": ("batch", "noise_samples")} if decoder.draws else {}
+    size = {"batch": EXAMPLE_BATCH, "books": 2, "frames": EXAMPLE_FRAMES, "samples": EXAMPLE_FRAMES * hop - 1}
+    size["noise_samples"] = (EXAMPLE_FRAMES + model.look_ahead) * hop
+    found: dict[str, Axes] = {"codes": ("batch", books, "frames")}
+    write_graph(folder / ENCODER, encoder, {"wave": wave}, found, size)
+    write_graph(folder / DECODER, decoder, {"codes": codes, **noise}, {"wave": wave}, size)
+    if streaming:
+        size["samples"] = size["noise_samples"] = EXAMPLE_FRAMES * hop
+        for name, graph, inputs, outputs in (
+            (STREAM_ENCODER, encoder, {"wave": wave}, found),
+            (STREAM_DECODER, decoder, {"codes": codes, **noise}, {"wave": wave}),
+        ):
+            state: Axes = ("batch", graph.state_size)
+            write_graph(folder / name, graph, {**inputs, "state": state}, {**outputs, "next_state": state}, size)
+    names = (ENCODER, DECODER, STREAM_ENCODER, STREAM_DECODER)
     config = {
         "format": onnx_runtime.FORMAT,
         "format_version": onnx_runtime.FORMAT_VERSION,
@@ -82,9 +96,10 @@ def write_graphs(tokenizer: AudioTokenizer, folder: Path) -> dict[str, Any]:
         "look_ahead_frames": model.look_ahead,
         "context_frames": -(-model.encoder.receptive_field // hop),
         "noise": decoder.draws,
+        "state_sizes": {STREAM_ENCODER: encoder.state_size, STREAM_DECODER: decoder.state_size} if streaming else {},
         "versions": {"audiovq": audiovq.__version__, "torch": torch.__version__, "onnx": onnx.__version__},
         "weights_sha256": tokenizer.weights_sha256,
-        "sha256": {name: sha256_of(folder / name) for name in (ENCODER, DECODER)},
+        "sha256": {name: sha256_of(folder / name) for name in names if (folder / name).exists()},
     }
     write_json(folder / CONFIG, config)
     return config
@@ -104,11 +119,19 @@ def require_graph(tokenizer: AudioTokenizer) -> None:
         raise ExportError(f"expected a hop length of at least {onnx_runtime.BLOCK}, found {model.hop_length}")
 
 
-def write_graph(path: Path, graph: nn.Module, inputs: Mapping[str, Input], output: str) -> None:
-    """Trace a graph with examples of its inputs, by their names, and write it."""
-    shapes = tuple(
-        {axis: torch.export.Dim.DYNAMIC for axis, name in enumerate(axes) if name} for _, axes in inputs.values()
-    )
+def write_graph(
+    path: Path, graph: nn.Module, inputs: Mapping[str, Axes], outputs: Mapping[str, Axes], size: Mapping[str, int]
+) -> None:
+    """Trace a graph with examples of its inputs, by their names, and write it.
+
+    Args:
+        size: how large dimensions that have a name are in the examples.
+    """
+    examples, dynamic = {}, {}
+    for name, axes in inputs.items():
+        shape = [axis if isinstance(axis, int) else size[axis] for axis in axes]
+        examples[name] = torch.zeros(shape, dtype=torch.long if name == "codes" else torch.float32)
+        dynamic[name] = {number: torch.export.Dim.DYNAMIC for number, axis in enumerate(axes) if isinstance(axis, str)}
     quiet = logging.getLogger("torch.onnx")
     level = quiet.level
     quiet.setLevel(logging.ERROR)  # It warns of packages that nothing here needs.
@@ -117,11 +140,11 @@ def write_graph(path: Path, graph: nn.Module, inputs: Mapping[str, Input], outpu
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 graph.eval(),
-                tuple(example for example, _ in inputs.values()),
+                kwargs=examples,
                 dynamo=True,
-                dynamic_shapes=shapes,
+                dynamic_shapes=dynamic,
                 input_names=list(inputs),
-                output_names=[output],
+                output_names=list(outputs),
                 opset_version=OPSET,
                 verbose=False,
             )
@@ -129,19 +152,20 @@ def write_graph(path: Path, graph: nn.Module, inputs: Mapping[str, Input], outpu
         quiet.setLevel(level)
     assert program is not None
     proto = program.model_proto
-    name_axes(proto, {name: axes for name, (_, axes) in inputs.items()})
+    name_axes(proto.graph.input, inputs)
+    name_axes(proto.graph.output, outputs)
     forget_traces(proto)
     store_halves(proto)
     onnx.checker.check_model(proto)
     onnx.save_model(proto, path)
 
 
-def name_axes(proto: onnx.ModelProto, axes: Mapping[str, tuple[str | None, ...]]) -> None:
-    """Give the dimensions of the inputs the names that people read."""
-    for value in proto.graph.input:
-        for dim, name in zip(value.type.tensor_type.shape.dim, axes[value.name], strict=True):
-            if name:
-                dim.dim_param = name
+def name_axes(values: Sequence[onnx.ValueInfoProto], axes: Mapping[str, Axes]) -> None:
+    """Give the dimensions of inputs or outputs the names that people read."""
+    for value in values:
+        for dim, axis in zip(value.type.tensor_type.shape.dim, axes[value.name], strict=True):
+            if isinstance(axis, str):
+                dim.dim_param = axis
 
 
 def forget_traces(proto: onnx.ModelProto) -> None:

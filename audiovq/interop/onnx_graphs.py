@@ -1,13 +1,15 @@
 """Encoder and decoder as ONNX can hold them: the same arithmetic without complex numbers, loops and random numbers.
 
 Fourier transforms are products with fixed matrices, of tens or hundreds of rows, which a runtime computes faster than
-its own transform. All else is the model's own code.
+its own transform. All else is the model's own code. A graph of a signal that arrives in pieces has what the causal
+layers keep between them as an input and an output, `state` and `next_state`: all of it in one tensor, 0 at the start.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Hashable
 
 import torch
 from einops import rearrange
@@ -16,33 +18,51 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audiovq.bottlenecks.base import Bottleneck
+from audiovq.interop.onnx_stream import GraphStream, context_shapes
 from audiovq.models.autoencoder import Autoencoder
 from audiovq.nn import istft, source
 from audiovq.nn.istft import ISTFTHead
 from audiovq.nn.source import SourceDecoder
 from audiovq.nn.spectral import FLOOR, LogSpectrum
+from audiovq.nn.stream import Stream, extend_left
 
 LARGEST_TABLES = 2**28
 """Numbers in the tables of all codebooks; an ONNX file holds no more than 2 GiB."""
 
 
 class EncoderGraph(nn.Module):
-    """Waveforms [B, 1, T] of any length to codes [B, Q, ceil(T / hop_length)]."""
+    """Waveforms [B, 1, T] of any length to codes [B, Q, ceil(T / hop_length)].
+
+    With a state, of a signal of which this is a piece: T is a multiple of the hop length, and the zeros by which the
+    model looks ahead are not put before and behind it.
+    """
 
     def __init__(self, model: Autoencoder):
         super().__init__()
         self.model = copy.deepcopy(model).eval()
         del self.model.decoder
         replace(self.model.encoder, LogSpectrum, ProductSpectrum)
+        self.shapes = context_shapes(lambda stream: self.model.encoder(torch.zeros(1, 1, model.hop_length), stream))
 
-    def forward(self, wave: Tensor) -> Tensor:
-        return self.model.bottleneck.encode(self.model.encode(wave))[0]
+    @property
+    def state_size(self) -> int:
+        """Numbers in the state of an item."""
+        return sum(map(math.prod, self.shapes))
+
+    def forward(self, wave: Tensor, state: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        if state is None:
+            return self.model.bottleneck.encode(self.model.encode(wave))[0]
+        stream = GraphStream(state, self.shapes)
+        return self.model.bottleneck.encode(self.model.encoder(wave, stream))[0], stream.state
 
 
 class DecoderGraph(nn.Module):
     """Codes [B, q, F] of the first q codebooks to waveforms [B, 1, F * hop_length].
 
     A decoder that draws noise is given it: [B, (F + look_ahead) * hop_length].
+
+    With a state, of a signal of which this is a piece: noise is [B, F * hop_length], the waveform is late by the frames
+    that the decoder looks ahead, and codes -1 stand for a frame behind the last one.
     """
 
     def __init__(self, model: Autoencoder):
@@ -53,11 +73,25 @@ class DecoderGraph(nn.Module):
         self.draws = isinstance(decoder, SourceDecoder)
         self.decoder = SourceGraph(decoder) if isinstance(decoder, SourceDecoder) else decoder
         replace(self.decoder, ISTFTHead, ProductHead)
+        latents, noise = torch.zeros(1, self.tables.rows.shape[1], 1), torch.zeros(1, model.hop_length)
+        self.shapes = context_shapes(lambda stream: self._decode(latents, noise, stream))
 
-    def forward(self, codes: Tensor, noise: Tensor | None = None) -> Tensor:
-        latents = F.pad(self.tables(codes), (0, self.look_ahead))
-        wave = self.decoder(latents, noise) if self.draws else self.decoder(latents)
-        return wave[..., self.start :]
+    @property
+    def state_size(self) -> int:
+        """Numbers in the state of an item."""
+        return sum(map(math.prod, self.shapes))
+
+    def forward(
+        self, codes: Tensor, noise: Tensor | None = None, state: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        if state is None:
+            return self._decode(F.pad(self.tables(codes), (0, self.look_ahead)), noise)[..., self.start :]
+        stream = GraphStream(state, self.shapes)
+        latents = self.tables(codes.clamp(min=0)) * (codes[:, :1] >= 0)
+        return self._decode(latents, noise, stream), stream.state
+
+    def _decode(self, latents: Tensor, noise: Tensor | None, stream: Stream | None = None) -> Tensor:
+        return self.decoder(latents, noise, stream) if self.draws else self.decoder(latents, stream)
 
 
 def replace(network: nn.Module, kind: type[nn.Module], build: type[nn.Module]) -> None:
@@ -120,8 +154,10 @@ class ProductSpectrum(nn.Module):
         self.register_buffer("sines", angles.sin())
         self.register_buffer("bank", spectrum.bank[:bins].double())
 
-    def forward(self, wave: Float[Tensor, "batch 1 time"], stream: None = None) -> Float[Tensor, "batch bands spectra"]:
-        pieces = hop_windows(wave[:, 0].double(), self.hop, self.hops)[..., self.unused :]
+    def forward(
+        self, wave: Float[Tensor, "batch 1 time"], stream: Stream | None = None
+    ) -> Float[Tensor, "batch bands spectra"]:
+        pieces = hop_windows(self, wave[:, 0].double(), self.hop, self.hops, stream)[..., self.unused :]
         pieces = F.pad(pieces, (len(self.window) - pieces.shape[-1], 0)) * self.window
         before, after = pieces[..., : self.middle].flip(-1), pieces[..., self.middle :]
         real, imaginary = (after + before) @ self.cosines, (after - before) @ self.sines
@@ -161,14 +197,15 @@ class ProductHead(nn.Module):
         self.spectrum, self.subframes, self.overlap = head.spectrum, head.subframes, head.overlap
         self.inverse = InverseProduct(head.fft_size, head.window * math.sqrt(head.fft_size))  # Orthonormal.
 
-    def forward(self, x: Float[Tensor, "batch dim frames"], stream: None = None) -> Float[Tensor, "batch 1 time"]:
+    def forward(
+        self, x: Float[Tensor, "batch dim frames"], stream: Stream | None = None
+    ) -> Float[Tensor, "batch 1 time"]:
         log_magnitude, phase = rearrange(
             self.spectrum(x.mT), "b f (part s bin) -> part b (f s) bin", part=2, s=self.subframes
         )
         magnitude = log_magnitude.clamp(max=istft.LOUDEST).exp()
-        return overlap_add(
-            self.inverse(torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], -1)), self.overlap
-        )
+        pieces = self.inverse(torch.cat([magnitude * phase.cos(), magnitude * phase.sin()], -1))
+        return overlap_add(self, pieces, self.overlap, stream)
 
 
 class SourceGraph(nn.Module):
@@ -187,12 +224,15 @@ class SourceGraph(nn.Module):
         self.inverse = InverseProduct(size, decoder.window / (self.overlap * 3 / 8))
 
     def forward(
-        self, latents: Float[Tensor, "batch dim frames"], noise: Float[Tensor, "batch time"]
+        self,
+        latents: Float[Tensor, "batch dim frames"],
+        noise: Float[Tensor, "batch time"],
+        stream: Stream | None = None,
     ) -> Float[Tensor, "batch 1 time"]:
-        features = self.decoder.features(latents)
+        features = self.decoder.features(latents, stream)
         controls = self.decoder.controls_of(features)
-        pulses = self.pulses(controls.f0, controls.voicing > 0)
-        harmonic, hiss = self.spectrum(pulses), self.spectrum(noise)
+        pulses = self.pulses(controls.f0, controls.voicing > 0, stream)
+        harmonic, hiss = self.spectrum("pulses", pulses, stream), self.spectrum("noise", noise, stream)
         loudness = controls.harmonics.clamp(max=source.LOUDEST).exp()
         a, b = loudness * controls.phase.cos(), loudness * controls.phase.sin()
         hiss = hiss * torch.cat(2 * [controls.noise.clamp(max=source.LOUDEST).exp()], -1)
@@ -201,29 +241,40 @@ class SourceGraph(nn.Module):
         if self.free is not None:
             free = rearrange(self.free(features), "b f (s bin part) -> b (f s) (part bin)", part=2, s=self.subframes)
             spectrum = spectrum + free
-        return overlap_add(self.inverse(spectrum), self.overlap)
+        return overlap_add(self, self.inverse(spectrum), self.overlap, stream)
 
-    def spectrum(self, signal: Float[Tensor, "batch time"]) -> Float[Tensor, "batch hops bins2"]:
+    def spectrum(
+        self, name: str, signal: Float[Tensor, "batch time"], stream: Stream | None
+    ) -> Float[Tensor, "batch hops bins2"]:
         """Real and imaginary parts of each hop's window."""
-        return hop_windows(signal, self.hop, self.overlap) @ self.forward_matrix
+        return hop_windows((self, name), signal, self.hop, self.overlap, stream) @ self.forward_matrix
 
     def pulses(
-        self, f0: Float[Tensor, "batch hops"], voiced: Float[Tensor, "batch hops"] | Tensor
+        self,
+        f0: Float[Tensor, "batch hops"],
+        voiced: Float[Tensor, "batch hops"] | Tensor,
+        stream: Stream | None = None,
     ) -> Float[Tensor, "batch time"]:
         """`SourceDecoder.pulses`, whose phases are found hop by hop: pitch is linear in each, its sum a parabola."""
         decoder, on = self.decoder, voiced
-        last_f0, last_on = F.pad(f0, (1, 0))[:, :-1], F.pad(on.to(f0), (1, 0))[:, :-1] > 0
-        before = torch.where(last_on, last_f0, f0)
+        known = extend_left((self, "pitch"), torch.stack([f0, on.to(f0)], 1), 1, stream)
+        before = torch.where(known[:, 1, :-1] > 0, known[:, 0, :-1], f0)
         step = torch.arange(1, self.hop + 1, dtype=torch.float64)
         first, slope = before.double()[..., None], (f0.double() - before.double())[..., None]
         phase = (first * step + slope * (step * (step + 1) / (2 * self.hop))) / decoder.sample_rate
         phase = phase * on[..., None]  # It does not grow where there is no voice.
-        total = phase[..., -1].cumsum(1)
+        start = torch.zeros_like(phase[:, :1, -1])
+        if stream is not None:
+            start = stream.recall((self, "phase"), start)
+        total = start + phase[..., -1].cumsum(1)
         # Less what it was in the last hop without voice. Hops behind it have the same number of those before them.
         number = (~on).long().cumsum(1)
         spare = torch.full_like(number, 1) + f0.shape[1]
         kept = torch.zeros_like(F.pad(total, (0, 2))).scatter(1, torch.where(on, spare, number), total)
-        phase = phase + (F.pad(total, (1, 0))[:, :-1] - kept.gather(1, number))[..., None]
+        phase = phase + (torch.cat([start, total[:, :-1]], 1) - kept.gather(1, number))[..., None]
+        if stream is not None:  # Of whole periods nothing has to be known.
+            end = phase[:, -1:, -1]
+            stream.keep((self, "phase"), end - end.round())
         x = ((phase - phase.round()) * 2 * math.pi).to(f0.dtype)
         pitch = torch.lerp(before[..., None], f0[..., None], (step / self.hop).to(f0.dtype))
         harmonics = (decoder.sample_rate / 2 / pitch).floor()
@@ -234,17 +285,21 @@ class SourceGraph(nn.Module):
         return (wave * on[..., None]).flatten(1)
 
 
-def hop_windows(signal: Float[Tensor, "batch time"], hop: int, hops: int) -> Float[Tensor, "batch windows size"]:
+def hop_windows(
+    layer: Hashable, signal: Float[Tensor, "batch time"], hop: int, hops: int, stream: Stream | None
+) -> Float[Tensor, "batch windows size"]:
     """Windows of `hops` hops that end with each hop of a signal, which begins with zeros."""
     pieces = signal.unflatten(-1, (-1, hop))
     count = pieces.shape[1]
-    padded = F.pad(pieces, (0, 0, hops - 1, 0))
-    return torch.cat([padded[:, part : part + count] for part in range(hops)], -1)
+    known = extend_left((layer, "windows"), pieces, hops - 1, stream, dim=1)
+    return torch.cat([known[:, part : part + count] for part in range(hops)], -1)
 
 
-def overlap_add(pieces: Float[Tensor, "batch windows size"], overlap: int) -> Float[Tensor, "batch 1 time"]:
+def overlap_add(
+    layer: Hashable, pieces: Float[Tensor, "batch windows size"], overlap: int, stream: Stream | None
+) -> Float[Tensor, "batch 1 time"]:
     """The sum of windows of `overlap` hops that begin with each hop, as long as the hops that have begun."""
     count, last = pieces.shape[1], overlap - 1
-    padded = F.pad(pieces.unflatten(-1, (overlap, -1)), (0, 0, 0, 0, last, 0))
-    wave = sum(padded[:, last - part : last - part + count, part] for part in range(overlap))
+    known = extend_left((layer, "pieces"), pieces.unflatten(-1, (overlap, -1)), last, stream, dim=1)
+    wave = sum(known[:, last - part : last - part + count, part] for part in range(overlap))
     return torch.as_tensor(wave).flatten(1)[:, None]

@@ -7,6 +7,8 @@
     tokenizer = OnnxTokenizer("path/to/folder")
     codes = tokenizer.encode(wave, sample_rate)  # int64 [B, Q, F]
     wave = tokenizer.decode(codes)  # float32 [B, 1, F * hop_length]
+
+With `--streaming` there are graphs for live audio, too: `tokenizer.stream_encoder()` and `tokenizer.stream_decoder()`.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import numpy as np
 
 FORMAT, FORMAT_VERSION = "onnx", 1
 CONFIG, ENCODER, DECODER = "config.json", "encoder.onnx", "decoder.onnx"
+STREAM_ENCODER, STREAM_DECODER = "encoder_stream.onnx", "decoder_stream.onnx"
 PIECE_SECONDS = 30.0
 """Audio that is encoded at a time, all items of a batch together; longer signals go through in pieces."""
 BLOCK = 16
@@ -53,10 +56,8 @@ class OnnxTokenizer:
         self.sample_rate: int = self.config["sample_rate"]
         self.hop_length: int = self.config["hop_length"]
         self.codebook_sizes: list[int] = self.config["codebook_sizes"]
-        self._encoder, self._decoder = (
-            open_session(self.folder / name, self.config["sha256"][name], threads, providers)
-            for name in (ENCODER, DECODER)
-        )
+        self._threads, self._providers = threads, providers
+        self._encoder, self._decoder = self._open(ENCODER), self._open(DECODER)
 
     @property
     def num_codebooks(self) -> int:
@@ -83,9 +84,10 @@ class OnnxTokenizer:
             raise OnnxTokenizerError(
                 f"expected audio at {self.sample_rate} Hz, found {sample_rate} Hz; resample it first"
             )
-        if num_codebooks is not None and not 1 <= num_codebooks <= self.num_codebooks:
-            raise OnnxTokenizerError(f"expected 1 to {self.num_codebooks} codebooks, found {num_codebooks}")
+        self._check_count(num_codebooks)
         wave = check_wave(wave)
+        if wave.size == 0:
+            raise OnnxTokenizerError("the waveform is empty")
         hop, context, ahead = self.hop_length, self.config["context_frames"], self.config["look_ahead_samples"]
         frames = -(-wave.shape[-1] // hop)
         size = max(1, round(PIECE_SECONDS * self.frame_rate / len(wave)))
@@ -108,7 +110,7 @@ class OnnxTokenizer:
         Raises:
             OnnxTokenizerError: type, shape or range of the codes, or `num_samples`, do not fit the model.
         """
-        codes = self._check_codes(codes)
+        codes = self.check_codes(codes)
         batch, _, frames = codes.shape
         if num_samples is not None and -(-num_samples // self.hop_length) != frames:
             raise OnnxTokenizerError(
@@ -116,27 +118,131 @@ class OnnxTokenizer:
             )
         inputs = {"codes": codes}
         if self.config["noise"]:
-            seeds = [derive_seed(seed, number) for number in range(batch)] if isinstance(seed, int) else seed
-            if len(seeds) != batch:
-                raise OnnxTokenizerError(f"expected {batch} seeds, one for each item, found {len(seeds)}")
-            drawn = frames + self.config["look_ahead_frames"]
-            inputs["noise"] = np.stack([white_noise(each, drawn, self.hop_length) for each in seeds])
+            inputs["noise"] = Noise(seed, batch, self.hop_length)(frames + self.config["look_ahead_frames"])
         return self._decoder.run(None, inputs)[0][..., :num_samples]
 
-    def _check_codes(self, codes: np.ndarray) -> np.ndarray:
+    def stream_encoder(self, num_codebooks: int | None = None) -> StreamEncoder:
+        """What encodes a signal that arrives in pieces.
+
+        Raises:
+            OnnxTokenizerError: the export has no graphs for it, or the model has not so many codebooks.
+        """
+        self._check_count(num_codebooks)
+        return StreamEncoder(self, self._open(STREAM_ENCODER), num_codebooks)
+
+    def stream_decoder(self, *, seed: int | Sequence[int] = 0) -> StreamDecoder:
+        """What decodes codes that arrive in pieces; `seed` is that of `decode`.
+
+        Raises:
+            OnnxTokenizerError: the export has no graphs for it.
+        """
+        return StreamDecoder(self, self._open(STREAM_DECODER), seed)
+
+    def _open(self, name: str) -> Any:
+        if name not in self.config["sha256"]:
+            raise OnnxTokenizerError(f"{self.folder}: has no {name}; export the model with --streaming")
+        return open_session(self.folder / name, self.config["sha256"][name], self._threads, self._providers)
+
+    def _check_count(self, num_codebooks: int | None) -> None:
+        if num_codebooks is not None and not 1 <= num_codebooks <= self.num_codebooks:
+            raise OnnxTokenizerError(f"expected 1 to {self.num_codebooks} codebooks, found {num_codebooks}")
+
+    def check_codes(self, codes: np.ndarray, least: int = 1) -> np.ndarray:
+        """Codes as int64 [B, Q, F] of at least so many frames, if they are the model's."""
         codes = np.asarray(codes)
         if not np.issubdtype(codes.dtype, np.integer):
             raise OnnxTokenizerError(f"codes are integers, found {codes.dtype}")
         found = list(codes.shape)
         if codes.ndim == 2:
             codes = codes[None]
-        if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.num_codebooks or codes.size == 0:
+        fits = codes.ndim == 3 and 1 <= codes.shape[1] <= self.num_codebooks
+        if not fits or len(codes) == 0 or codes.shape[-1] < least:
             raise OnnxTokenizerError(f"expected codes of shape [B, 1 to {self.num_codebooks}, F], found {found}")
         for number, size in enumerate(self.codebook_sizes[: codes.shape[1]]):
-            low, high = int(codes[:, number].min()), int(codes[:, number].max())
+            low, high = (int(codes[:, number].min()), int(codes[:, number].max())) if codes.size else (0, 0)
             if low < 0 or high >= size:
                 raise OnnxTokenizerError(f"codebook {number}: expected codes 0 to {size - 1}, found {low} to {high}")
         return codes.astype(np.int64)
+
+
+class StreamEncoder:
+    """Encodes a signal that arrives in pieces; the codes are those of the whole signal, but for near ties.
+
+    Each call takes a piece [T], [1, T] or [B, 1, T] at the model's rate, of any number of whole frames, and returns the
+    codes int64 [B, Q, F] of frames that have seen enough; the call with `last`, of any length, all that are left.
+
+    Raises:
+        OnnxTokenizerError: a piece has another shape, or follows one that ended the signal: the last one, or one that
+            was not whole frames.
+    """
+
+    def __init__(self, tokenizer: OnnxTokenizer, session: Any, num_codebooks: int | None):
+        self._session, self._num_codebooks = session, num_codebooks or tokenizer.num_codebooks
+        self._hop, self._ahead = tokenizer.hop_length, tokenizer.config["look_ahead_samples"]
+        self._state_size = tokenizer.config["state_sizes"][STREAM_ENCODER]
+        self._late = -(-self._ahead // self._hop)
+        self._waiting = self._state = None
+        self._ended = False
+
+    def __call__(self, wave: np.ndarray, last: bool = False) -> np.ndarray:
+        if self._ended:
+            raise OnnxTokenizerError(
+                f"the signal ended with a piece that was the last, or no multiple of {self._hop} samples; start a new "
+                "stream, or pass whole frames"
+            )
+        wave = check_wave(wave)
+        if self._waiting is None or self._state is None:  # Zeros in front, so that frames are late by whole ones.
+            self._waiting = np.zeros((len(wave), 1, self._late * self._hop - self._ahead), np.float32)
+            self._state = np.zeros((len(wave), self._state_size), np.float32)
+        missing = -wave.shape[-1] % self._hop
+        self._ended = last or missing > 0
+        require_batch(wave, self._state)
+        behind = np.zeros((len(wave), 1, missing + self._ahead if self._ended else 0), np.float32)
+        signal = np.concatenate([self._waiting, wave, behind], -1)
+        whole = signal.shape[-1] // self._hop * self._hop
+        self._waiting = signal[..., whole:]
+        if not whole:
+            return np.zeros((len(wave), self._num_codebooks, 0), np.int64)
+        codes, self._state = self._session.run(None, {"wave": signal[..., :whole], "state": self._state})
+        dropped = min(self._late, codes.shape[-1])
+        self._late -= dropped
+        return codes[:, : self._num_codebooks, dropped:]
+
+
+class StreamDecoder:
+    """Decodes codes that arrive in pieces; the waveform is that of all codes at once, to rounding.
+
+    Each call takes codes [Q, F] or [B, Q, F] and returns samples float32 [B, 1, T]: F * hop_length of them, or fewer in
+    the beginning if the model looks ahead; the call with `last` gives all that are left.
+
+    Raises:
+        OnnxTokenizerError: codes do not fit the model.
+    """
+
+    def __init__(self, tokenizer: OnnxTokenizer, session: Any, seed: int | Sequence[int]):
+        self._tokenizer, self._session, self._seed = tokenizer, session, seed
+        self._late = tokenizer.config["look_ahead_frames"]
+        self._state = self._noise = None
+
+    def __call__(self, codes: np.ndarray, last: bool = False) -> np.ndarray:
+        codes, hop = self._tokenizer.check_codes(codes, least=0), self._tokenizer.hop_length
+        if self._state is None or self._noise is None:
+            size = self._tokenizer.config["state_sizes"][STREAM_DECODER]
+            self._state = np.zeros((len(codes), size), np.float32)
+            self._noise = Noise(self._seed, len(codes), hop)
+        require_batch(codes, self._state)
+        if last:
+            ahead = self._tokenizer.config["look_ahead_frames"]
+            codes = np.pad(codes, ((0, 0), (0, 0), (0, ahead)), constant_values=-1)
+        if not codes.shape[-1]:
+            return np.zeros((len(codes), 1, 0), np.float32)
+        inputs = {"codes": codes, "state": self._state}
+        if self._tokenizer.config["noise"]:
+            inputs["noise"] = self._noise(codes.shape[-1])
+        wave, self._state = self._session.run(None, inputs)
+        dropped = min(self._late, codes.shape[-1])
+        self._late -= dropped
+        return wave[..., dropped * hop :]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -189,11 +295,15 @@ def check_wave(wave: np.ndarray) -> np.ndarray:
         raise OnnxTokenizerError(f"expected a mono waveform of shape [T], [1, T] or [B, 1, T], found {found}")
     if not np.issubdtype(wave.dtype, np.floating):
         raise OnnxTokenizerError(f"expected a floating-point waveform in [-1, 1], found {wave.dtype}")
-    if wave.size == 0:
-        raise OnnxTokenizerError("the waveform is empty")
     if not np.isfinite(wave).all():
         raise OnnxTokenizerError("the waveform holds NaN or infinite samples")
     return wave.astype(np.float32)
+
+
+def require_batch(piece: np.ndarray, state: np.ndarray) -> None:
+    """Raise `OnnxTokenizerError` unless a piece has as many items as those before it."""
+    if len(piece) != len(state):
+        raise OnnxTokenizerError(f"expected {len(state)} items, as in the first piece, found {len(piece)}")
 
 
 def derive_seed(*parts: int) -> int:
@@ -202,19 +312,36 @@ def derive_seed(*parts: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def white_noise(seed: int, frames: int, length: int) -> np.ndarray:
-    """Noise [frames * length] as PyTorch draws it on a CPU, frame by frame: the Mersenne Twister's lower 24 bits, and
-    of each block of uniform numbers as many normal ones (Box & Muller, 1958). A frame has at least 16 samples.
+class Noise:
+    """White noise for each item of a batch, as PyTorch draws it on a CPU, frame by frame: the Mersenne Twister's lower
+    24 bits, and of each block of uniform numbers as many normal ones (Box & Muller, 1958).
+
+    Args:
+        seed: one for each item, or one from which those of the items are derived.
+        length: samples of a frame, at least 16.
     """
-    rest = length % BLOCK
-    twister = np.random.RandomState(seed & 0xFFFFFFFF)
-    bits = twister.randint(0, 2**32, (frames, length + (BLOCK if rest else 0)), dtype=np.uint32)
-    uniform = (bits & 0xFFFFFF) * 2.0**-24
-    noise = np.empty((frames, length), np.float32)
-    noise[:, : length - rest] = normal(uniform[:, : length - rest])
-    if rest:  # The last block is drawn anew, and overlaps the one before.
-        noise[:, -BLOCK:] = normal(uniform[:, length:])
-    return noise.reshape(-1)
+
+    def __init__(self, seed: int | Sequence[int], batch: int, length: int):
+        given = np.asarray(seed).tolist()
+        seeds = given if isinstance(given, list) else [derive_seed(given, item) for item in range(batch)]
+        if len(seeds) != batch:
+            raise OnnxTokenizerError(f"expected {batch} seeds, one for each item, found {len(seeds)}")
+        self._twisters = [np.random.RandomState(each & 0xFFFFFFFF) for each in seeds]
+        self._length = length
+
+    def __call__(self, frames: int) -> np.ndarray:
+        """The next frames, float32 [B, frames * length]."""
+        return np.stack([self._draw(twister, frames) for twister in self._twisters])
+
+    def _draw(self, twister: np.random.RandomState, frames: int) -> np.ndarray:
+        length, rest = self._length, self._length % BLOCK
+        bits = twister.randint(0, 2**32, (frames, length + (BLOCK if rest else 0)), dtype=np.uint32)
+        uniform = (bits & 0xFFFFFF) * 2.0**-24
+        noise = np.empty((frames, length), np.float32)
+        noise[:, : length - rest] = normal(uniform[:, : length - rest])
+        if rest:  # The last block is drawn anew, and overlaps the one before.
+            noise[:, -BLOCK:] = normal(uniform[:, length:])
+        return noise.reshape(-1)
 
 
 def normal(uniform: np.ndarray) -> np.ndarray:

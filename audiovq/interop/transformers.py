@@ -20,7 +20,7 @@ from audiovq.files import write_text
 from audiovq.interop.codec import AudioVQModel
 from audiovq.interop.codec_config import AudioVQConfig
 from audiovq.interop.features import AudioVQFeatureExtractor
-from audiovq.interop.folder import export_folder
+from audiovq.interop.folder import exported_model
 from audiovq.models import release
 from audiovq.models.tokenizer import AudioTokenizer
 
@@ -57,7 +57,7 @@ def export_transformers(tokenizer: AudioTokenizer, output: str | Path, force: bo
     """
     speaker = f', speaker="{tokenizer.speakers[0]}"' if tokenizer.speakers else ""
     card = release.model_card("Audio tokenizer", TAGS, tokenizer.describe(), EXAMPLE.format(speaker=speaker))
-    with export_folder(tokenizer, "transformers", output, force) as folder, _no_progress_bars():
+    with exported_model(tokenizer, "transformers", output, force) as folder, _no_progress_bars():
         AudioVQModel.of(tokenizer).save_pretrained(folder)
         write_text(folder / release.CARD, card)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,9 @@ wave, sample_rate = audiovq.load_audio("speech.wav")
 codes = tokenizer.encode(wave, sample_rate)
 wave = tokenizer.decode(codes{speaker})"""
 """What a model card shows in Python."""
+
+# OpenMP's threads do not survive a fork, and would be waited for without end, as in `Dataset.map` with `num_proc`.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 class AudioTokenizer:
@@ -414,5 +418,12 @@ class AudioTokenizer:
 
 
 def item_seeds(seed: int | Sequence[int], batch_size: int) -> list[int]:
-    """A seed for each item of a batch: as given, or derived from one by the items' numbers."""
-    return [derive_seed(seed, number) for number in range(batch_size)] if isinstance(seed, int) else list(seed)
+    """A seed for each item of a batch: as given, or derived from one by the items' numbers.
+
+    Raises:
+        TokenError: there are not as many seeds as items.
+    """
+    seeds = [derive_seed(seed, number) for number in range(batch_size)] if isinstance(seed, int) else list(seed)
+    if len(seeds) != batch_size:
+        raise TokenError(f"expected {batch_size} seeds, one for each item, found {len(seeds)}")
+    return seeds

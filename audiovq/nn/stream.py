@@ -27,6 +27,11 @@ class Stream:
         """Keep a value for the next piece."""
         self._contexts[key] = value
 
+    @property
+    def kept(self) -> list[Tensor]:
+        """All that is kept, in the order in which layers first asked for it."""
+        return [*self._contexts.values()]
+
     def extend(self, layer: Hashable, x: Shaped[Tensor, ...], length: int, dim: int = -1) -> Shaped[Tensor, ...]:
         """`x` behind the last `length` steps that `layer` saw (zeros at the start): T + `length` steps along `dim`."""
         context = self._contexts.get(layer)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import re
 import tarfile
 from contextlib import ExitStack
 from dataclasses import asdict
@@ -17,13 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from audiovq.errors import OutputExistsError, TokenError
-from audiovq.files import atomic_folder, read_json, refuse_to_overwrite, write_json
+from audiovq.errors import TokenError
+from audiovq.exports import export_folder
 from audiovq.tokens import TokenRow, TokenSet
 from audiovq.tokens.shards import open_shard, write_hub_shard
-
-FORMAT_VERSION = 1
-EXPORT = "export.json"
 
 
 def export_tokens(tokens: TokenSet, format: str, output: str | Path, force: bool = False) -> None:
@@ -36,32 +32,12 @@ def export_tokens(tokens: TokenSet, format: str, output: str | Path, force: bool
         OutputExistsError: `output` is not empty and `force` is not given, or it holds something else than an export.
         TokenError: the set is empty or damaged, or the format cannot hold an utterance's id.
     """
-    output = Path(output)
-    _check_output(output, force)
     tokens.require_one_model()
     if not len(tokens):
         raise TokenError(f"{tokens.folder}: holds no utterances")
-    with atomic_folder(output.resolve()) as folder:  # What a link names is replaced, not the link.
-        FORMATS[format](tokens, folder, output)
-        record = {"format_version": FORMAT_VERSION, "format": format, "utterances": len(tokens)}
-        write_json(folder / EXPORT, {**record, "frames": int(tokens.lengths.sum()), "tokenizer": asdict(tokens.info)})
-        _check_output(output, force)  # Once more: another export may have come meanwhile.
-
-
-def _check_output(output: Path, force: bool) -> None:
-    refuse_to_overwrite(output, force)
-    if output.exists() and not _is_export(output):
-        raise OutputExistsError(f"{output}: holds something else than an export; choose another output")
-
-
-def _is_export(folder: Path) -> bool:
-    """Whether a folder is empty, or holds an export and nothing else."""
-    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*")} - {EXPORT}
-    try:
-        pattern = _FILES[read_json(folder / EXPORT)["format"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return not any(folder.iterdir())
-    return all(re.fullmatch(pattern, name) for name in names)
+    about = {"format": format, "utterances": len(tokens), "frames": int(tokens.lengths.sum())}
+    with export_folder(output, {**about, "tokenizer": asdict(tokens.info)}, force) as folder:
+        FORMATS[format](tokens, folder, Path(output))
 
 
 def _write_memmap(tokens: TokenSet, folder: Path, _: Path) -> None:
@@ -236,15 +212,6 @@ FORMATS = {
     "lhotse": _write_lhotse,
     "datasets": _write_datasets,
 }
-_FILES = {
-    "memmap": r"codes\.npy|offsets\.npy|utterances\.jsonl",
-    "webdataset": r".*\.tar",
-    "kaldi": r"codebook\d+\.(ark|scp)|utt2num_frames",
-    "jsonl": r"codes\.jsonl",
-    "lhotse": r"shar(/(codes\.\d+\.tar|cuts\.\d+\.jsonl\.gz))?",
-    "datasets": r"train-\d+-of-\d+\.parquet|README\.md",
-}
-"""What each format calls its files."""
 
 
 def _about(row: TokenRow) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from audiovq.data.manifest import check_id, numbered_lines
 from audiovq.errors import TokenError
+from audiovq.exports import EXPORT, FORMAT_VERSION
 from audiovq.files import open_file, read_json
 from audiovq.text import shown
-from audiovq.tokens.export import EXPORT, FORMAT_VERSION
 from audiovq.tokens.info import TokenizerInfo, require_same_model
 from audiovq.tokens.shards import TokenRow
 

@@ -6,9 +6,10 @@ import base64
 import json
 import re
 import threading
+import urllib.parse
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import huggingface_hub
 import pytest
@@ -63,9 +64,10 @@ def onnx_folder(shipped, tmp_path_factory) -> Path:
 
 
 class LocalHub(BaseHTTPRequestHandler):
-    """As much of the Hub as uploading and downloading small models takes."""
+    """As much of the Hub as uploading and downloading small models takes, and reading and writing data sets."""
 
     repositories: dict[str, dict[str, bytes]]
+    """Files by the name of their repository, which is `datasets/...` for one of data."""
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -80,28 +82,53 @@ class LocalHub(BaseHTTPRequestHandler):
         elif path.endswith("/preupload/main"):
             whole = {"uploadMode": "regular", "shouldIgnore": False}
             self._answer({"files": [{"path": file["path"], **whole} for file in json.loads(body)["files"]]})
-        elif found := re.fullmatch("/api/models/(.+)/commit/main", path):
-            for line in map(json.loads, body.splitlines()):
+        elif found := re.fullmatch("/api/(?:models/)?(.+)/paths-info/.+", path):
+            asked = urllib.parse.parse_qs(body.decode())["paths"]
+            self._answer([entry for entry in self._entries(found[1]) if entry["path"] in asked])
+        elif found := re.fullmatch("/api/(?:models/)?(.+)/commit/main", path):
+            files, lines = self.repositories[found[1]], [json.loads(line) for line in body.splitlines()]
+            status = 200
+            if any(line["key"] == "deletedFile" and line["value"]["path"] not in files for line in lines):
+                lines, status = [], 404
+            for line in lines:
                 if line["key"] == "file":
-                    content = base64.b64decode(line["value"]["content"])
-                    self.repositories[found[1]][line["value"]["path"]] = content
-            self._answer({"success": True, "commitOid": COMMIT, "commitUrl": f"{address}/{found[1]}/commit/{COMMIT}"})
+                    files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                elif line["key"] == "deletedFile":
+                    del files[line["value"]["path"]]
+            done = {"success": True, "commitOid": COMMIT, "commitUrl": f"{address}/{found[1]}/commit/{COMMIT}"}
+            self._answer(done, status)
         else:
             self._answer({"error": path}, 404)
 
     def do_GET(self) -> None:
-        asked = re.fullmatch(r"(?:/api/models)?/([^/]+/[^/]+)(/resolve|/revision|/tree)?(?:/\w+)?/?(.*)", self.path)
+        path, _, query = self.path.partition("?")
+        pattern = r"(?:/api)?/(?:models/)?((?:datasets/)?[^/]+/[^/]+)(/resolve|/revision|/tree)?(?:/\w+)?/?(.*)"
+        asked = re.fullmatch(pattern, urllib.parse.unquote(path))
         name, kind, rest = asked.groups() if asked else ("", "", "")
-        files = self.repositories.get(name, {})
-        if kind == "/resolve" and rest in files:
-            self._send(files[rest], 200, {"ETag": f'"{rest}"', "X-Repo-Commit": COMMIT})
-        elif kind == "/tree" and files:
-            listed = files.items()
-            self._answer([{"type": "file", "path": path, "size": len(data), "oid": path} for path, data in listed])
-        elif kind != "/resolve" and files:
+        files = self.repositories.get(name)
+        if kind == "/resolve" and files and rest in files:
+            wanted = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+            content = files[rest][int(wanted[1]) : int(wanted[2]) + 1] if wanted else files[rest]
+            self._send(content, 206 if wanted else 200, {"ETag": f'"{rest}"', "X-Repo-Commit": COMMIT})
+        elif kind == "/tree" and files is not None:
+            deep = "recursive=true" in query.lower()
+            below = [entry for entry in self._entries(name) if entry["path"].startswith(f"{rest}/".lstrip("/"))]
+            if below or not rest:
+                self._answer([entry for entry in below if deep or "/" not in entry["path"][len(rest) :].strip("/")])
+            else:
+                self._send(b"", 404, {"X-Error-Code": "EntryNotFound"})
+        elif kind != "/resolve" and files is not None:
             self._answer({"id": name, "sha": COMMIT, "siblings": [{"rfilename": path} for path in files]})
         else:
-            self._send(b"", 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
+            code = "RepoNotFound" if files is None else "EntryNotFound"
+            self._send(b"", 404, {"X-Error-Code": code, "X-Repo-Commit": COMMIT})
+
+    def _entries(self, name: str) -> list[dict]:
+        """Files and folders as the Hub lists them."""
+        files = self.repositories[name]
+        folders = {str(folder) for path in files for folder in PurePosixPath(path).parents} - {"."}
+        listed = [{"type": "file", "path": path, "size": len(data), "oid": path} for path, data in files.items()]
+        return [*listed, *({"type": "directory", "path": path, "oid": path} for path in sorted(folders))]
 
     do_HEAD = do_GET
 
@@ -135,6 +162,7 @@ def hub(monkeypatch, tmp_path) -> Iterator[dict[str, dict[str, bytes]]]:
     )
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("transformers.utils.hub._hf_api", huggingface_hub.HfApi(endpoint=endpoint))
+    huggingface_hub.HfFileSystem.clear_instance_cache()
     yield handler.repositories
     server.shutdown()
     thread.join()

@@ -84,6 +84,15 @@ def test_codes_of_a_padded_batch_are_those_of_each_waveform_alone(codec, tokeniz
         assert torch.equal(codes[:, mask], tokenizer.encode(wave, 16000)[0])
 
 
+def test_a_mask_may_be_an_array_or_a_list(tiny, batch):
+    expected = tiny.encode(**batch).audio_codes
+    for change in (torch.Tensor.bool, torch.Tensor.numpy, torch.Tensor.tolist):
+        mask = change(batch["padding_mask"])
+        assert torch.equal(tiny.encode(batch["input_values"].numpy(), mask).audio_codes, expected)
+        assert tiny.decode(expected, mask).audio_values.shape == batch["input_values"].shape
+        assert torch.equal(tiny.get_audio_codes_mask(mask), tiny.get_audio_codes_mask(batch["padding_mask"]))
+
+
 def test_what_stands_in_the_padding_counts_for_nothing(codec, batch):
     noise = torch.randn(batch["input_values"].shape)
     noisy = torch.where(batch["padding_mask"][:, None] > 0, batch["input_values"], noise)

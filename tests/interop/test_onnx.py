@@ -14,12 +14,13 @@ import pytest
 import soundfile
 import torch
 
+import audiovq.interop.onnx
 from audiovq.audio import load_audio
 from audiovq.errors import ExportError
 from audiovq.files import read_json
 from audiovq.interop.onnx import export_onnx
 from audiovq.interop.onnx_graphs import DecoderGraph, EncoderGraph
-from audiovq.interop.onnx_runtime import OnnxTokenizer, OnnxTokenizerError, white_noise
+from audiovq.interop.onnx_runtime import Noise, OnnxTokenizer, OnnxTokenizerError
 from audiovq.nn.source import NoiseMaker
 
 PARTS = [
@@ -66,6 +67,7 @@ def test_decoded_speech_is_that_of_pytorch_with_the_same_seed(shipped, onnx_fold
         assert np.mean(np.abs(found - expected) > 1e-3) < 1e-3
         assert np.abs(found - expected).max() < 0.05
     assert np.abs(exported.decode(codes.numpy(), seed=4) - found).max() > 1e-3
+    np.testing.assert_array_equal(exported.decode(codes.numpy(), seed=np.int64(3)), found)
 
 
 def test_signals_of_a_batch_and_in_pieces_have_the_same_codes(onnx_folder, speech, monkeypatch):
@@ -114,11 +116,73 @@ def test_an_export_runs_with_any_length_and_batch(placed_tokenizer, mini_speech,
         np.testing.assert_allclose(decoded, tokenizer.decode(codes, length).numpy(), atol=1e-3)
 
 
+@pytest.mark.parametrize("parts", PARTS, ids="-".join)
+def test_graphs_with_a_state_compute_a_signal_piece_by_piece(placed_tokenizer, mini_speech, parts):
+    tokenizer = placed_tokenizer(*parts, look_ahead=(0, 0))
+    if parts[0] == "source-free":
+        torch.nn.init.normal_(tokenizer.model.decoder.free.weight)
+    hop = tokenizer.hop_length
+    wave = torch.stack([mini_speech, mini_speech.flip(-1)])[..., : 300 * hop]
+    encoder, decoder = EncoderGraph(tokenizer.model), DecoderGraph(tokenizer.model)
+    frames = [1, 7, 100, 2, 190]
+    noise = torch.randn(2, 300 * hop)
+    with torch.inference_mode():
+        codes = encoder(wave)
+        states = torch.zeros(2, encoder.state_size), torch.zeros(2, decoder.state_size)
+        found, decoded = [], []
+        pieces = ([*signal.split([count * hop for count in frames], -1)] for signal in (wave, noise))
+        for piece, drawn in zip(*pieces, strict=True):
+            part, first = encoder(piece, states[0])
+            sound, second = decoder(part, drawn if decoder.draws else None, states[1])
+            states = first, second
+            found.append(part)
+            decoded.append(sound)
+        expected = decoder(torch.cat(found, -1), noise if decoder.draws else None)
+    assert (torch.cat(found, -1) != codes).float().mean() < 0.002
+    error = (torch.cat(decoded, -1) - expected).abs()
+    assert error.gt(1e-4 * expected.abs().max()).float().mean() < 1e-3
+
+
+def test_an_exported_stream_is_the_whole_signal(run, placed_tokenizer, mini_speech, onnx_folder, tmp_path, monkeypatch):
+    """Of a model that looks ahead, in pieces of several lengths; graphs of whole signals are not traced once more."""
+
+    def write_graph(path, *rest) -> None:
+        shutil.copyfile(onnx_folder / path.name, path) if "stream" not in path.name else trace(path, *rest)
+
+    trace = audiovq.interop.onnx.write_graph
+    monkeypatch.setattr(audiovq.interop.onnx, "write_graph", write_graph)
+    tokenizer = placed_tokenizer("source", "residual", "spectral", look_ahead=(15, 1))
+    tokenizer.save_pretrained(tmp_path / "model")
+    command = ("export", tmp_path / "model", "--format", "onnx", "-o", tmp_path / "out")
+    assert run(*command, "--streaming")[0] == 0
+    exported, hop = OnnxTokenizer(tmp_path / "out", threads=1), tokenizer.hop_length
+    wave = mini_speech[None, :, : 400 * hop - 7].repeat(2, 1, 1)
+    ends = [hop, 30 * hop, 31 * hop, 200 * hop, wave.shape[-1]]
+    pieces = [*zip([0, *ends[:-1]], ends, [False] * 4 + [True], strict=True)]
+    codes = tokenizer.encode(wave, 16000, 3)
+    expected = tokenizer.decode(codes, seed=5).numpy()
+    encode, decode = exported.stream_encoder(3), exported.stream_decoder(seed=5)
+    found = [encode(wave[..., start:end].numpy(), last) for start, end, last in pieces]
+    assert found[0].shape == (2, 3, 0)  # It has not seen enough.
+    assert np.mean(np.concatenate(found, -1) != codes.numpy()) < 0.002
+    parts = codes.numpy()[..., :0], *np.split(codes.numpy(), [1, 50, 51], -1)
+    decoded = [decode(part, last) for part, last in zip(parts, [False] * 4 + [True], strict=True)]
+    assert [part.shape[-1] for part in decoded] == [0, 0, 49 * hop, hop, 350 * hop]
+    assert np.mean(np.abs(np.concatenate(decoded, -1) - expected) > 1e-4 * np.abs(expected).max()) < 1e-3
+    with pytest.raises(OnnxTokenizerError, match="the signal ended with a piece that was the last"):
+        encode(wave.numpy())
+    with pytest.raises(OnnxTokenizerError, match="expected 2 items, as in the first piece, found 1"):
+        decode(codes.numpy()[:1])
+    for option in ("transformers", "web"):
+        code, _, err = run(*command[:3], option, "-o", tmp_path / "other", "--streaming")
+        assert (code, err) == (2, f"audiovq: --streaming belongs to --format onnx, found --format {option}\n")
+
+
 @pytest.mark.parametrize("length", [16, 20, 37, 320])
 def test_noise_is_what_pytorch_draws(length):
     for seed in (0, 2**62 + 12345):
         expected = NoiseMaker([seed])(5, length)[0].numpy()
-        np.testing.assert_allclose(white_noise(seed, 5, length), expected, atol=2e-6)
+        np.testing.assert_allclose(Noise([seed], 1, length)(5)[0], expected, atol=2e-6)
 
 
 def test_the_exported_file_runs_where_there_is_no_torch(onnx_folder, speech, shipped, tmp_path):
@@ -151,6 +215,9 @@ def test_a_folder_says_what_it_is_and_nothing_of_where_it_was_made(shipped, onnx
     encoder = onnx.load(onnx_folder / "encoder.onnx")
     assert [d.dim_param or d.dim_value for d in encoder.graph.input[0].type.tensor_type.shape.dim] == [
         *("batch", 1, "samples")
+    ]
+    assert [d.dim_param or d.dim_value for d in encoder.graph.output[0].type.tensor_type.shape.dim] == [
+        *("batch", 6, "frames")
     ]
     for name in ("encoder.onnx", "decoder.onnx"):
         assert str(Path(torch.__file__).parent).encode() not in (onnx_folder / name).read_bytes()
@@ -233,6 +300,7 @@ def test_wrong_input_is_named(onnx_folder):
         (lambda: exported.decode(np.zeros((7, 3), int)), r"found \[7, 3\]"),
         (lambda: exported.decode(good, 1), "1 samples are 1 frames, found 3"),
         (lambda: exported.decode(good, seed=[1, 2]), "expected 1 seeds"),
+        (lambda: exported.stream_encoder(), "has no encoder_stream.onnx; export the model with --streaming"),
     ):
         with pytest.raises(OnnxTokenizerError, match=message):
             call()

@@ -18,7 +18,9 @@ def codec(shipped, export) -> AudioVQModel:
     return AutoModel.from_pretrained(export(shipped))
 
 
-def test_a_data_set_is_coded_in_batches(codec, shipped, export, waves, tmp_path, monkeypatch):
+@pytest.mark.parametrize("processes", [None, 2])
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_data_set_is_coded_in_batches(codec, shipped, export, waves, tmp_path, monkeypatch, processes):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     extractor = AutoFeatureExtractor.from_pretrained(export(shipped))
 
@@ -29,7 +31,7 @@ def test_a_data_set_is_coded_in_batches(codec, shipped, export, waves, tmp_path,
 
     short = [wave[:9000] for wave in waves]
     speech = datasets.Dataset.from_dict({"wave": [wave[: 9000 - 700 * n].numpy() for n, wave in enumerate(short)]})
-    coded = speech.map(code, batched=True, batch_size=2, remove_columns="wave")
+    coded = speech.map(code, batched=True, batch_size=2, remove_columns="wave", num_proc=processes)
     for wave, row in zip(speech, coded, strict=True):
         alone = shipped.encode(np.array(wave["wave"], np.float32), 16000)[0]
         assert row["codes"] == alone.tolist()

@@ -237,6 +237,7 @@ def test_a_browser_encodes_and_decodes_as_python_does(browser, serve, graphs, sh
     except ExportError as error:
         pytest.skip(str(error))
     wave, _ = load_audio(min((speech_folder / "june").glob("*.ogg")), 16000)
+    wide, _ = load_audio(min((speech_folder / "carlo").glob("*.ogg")), 44100)
     soundfile.write(tmp_path / "out/speech.wav", wave[0].numpy(), 16000)
     wave, _ = load_audio(tmp_path / "out/speech.wav", 16000)
     address = serve(tmp_path / "out")
@@ -253,6 +254,16 @@ def test_a_browser_encodes_and_decodes_as_python_does(browser, serve, graphs, sh
     decoded = shipped.decode(np.array(record["codes"]), wave.shape[-1])[0, 0].numpy().clip(-1, 1)
     error = np.abs(found * 32768 / 32767 - decoded)
     assert np.mean(error > 1e-3) < 1e-3
+
+    # At another rate and in stereo, the page resamples as Python does.
+    soundfile.write(tmp_path / "out/stereo.flac", np.stack([wide[0], wide[0] / 2], 1), 44100)
+    browser("Page.navigate", url=f"{address}/?wav=stereo.flac")
+    time.sleep(0.5)
+    assert browser.wait() == "done", browser.evaluate("document.body.innerText")
+    codes = np.array(json.loads(browser.download("download-codes"))["codes"])
+    expected = shipped.encode(load_audio(tmp_path / "out/stereo.flac", 16000)[0], 16000, 3)[0].numpy()
+    assert codes.shape == expected.shape
+    assert np.mean((codes != expected).any(0)) < 0.02
 
     browser.evaluate("document.querySelectorAll('#rates input')[0].click()")
     assert browser.wait() == "done"

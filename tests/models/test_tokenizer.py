@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -187,6 +190,32 @@ def test_a_model_without_codes_reconstructs_in_chunks_too(tiny_tokenizer, mini_s
     assert codes is None
     with torch.no_grad():
         torch.testing.assert_close(wave, tokenizer.model(mini_speech[None, :, :-3]).wave, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_forked_process_does_not_wait_for_threads_that_it_has_not(tokenizer, mini_speech):
+    threads, numbers = torch.get_num_threads(), torch.zeros(10**6)
+    torch.set_num_threads(2)
+    numbers.exp()  # In both threads.
+    codes = tokenizer.encode(mini_speech, 16000)
+    child = os.fork()
+    if not child:
+        numbers.exp()
+        os._exit(0 if torch.equal(tokenizer.encode(mini_speech, 16000), codes) else 1)
+    torch.set_num_threads(threads)
+    deadline, ended = time.monotonic() + 60, (0, 0)
+    while not ended[0] and time.monotonic() < deadline:
+        time.sleep(0.02)
+        ended = os.waitpid(child, os.WNOHANG)
+    if not ended[0]:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert ended == (child, 0)
+
+
+def test_seeds_are_as_many_as_items(tokenizer):
+    with pytest.raises(TokenError, match="expected 2 seeds, one for each item, found 1"):
+        tokenizer.decode(torch.zeros(2, 1, 5).long(), seed=[1])
 
 
 def test_a_model_without_codes_says_so(tiny_tokenizer):

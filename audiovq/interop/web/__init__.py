@@ -18,7 +18,7 @@ from pathlib import Path
 
 from audiovq.errors import ExportError
 from audiovq.files import atomic_path, write_json
-from audiovq.interop.folder import export_folder
+from audiovq.interop.folder import exported_model
 from audiovq.interop.onnx import write_graphs
 from audiovq.interop.onnx_runtime import CONFIG, derive_seed
 from audiovq.models.tokenizer import AudioTokenizer
@@ -48,7 +48,7 @@ def export_web(
         ExportError: the model cannot be exported to ONNX, or the package cannot be had.
         OutputExistsError: `output` is not empty and `force` is not given, or it holds something else than an export.
     """
-    with export_folder(tokenizer, "web", output, force) as folder:
+    with exported_model(tokenizer, "web", output, force) as folder:
         shutil.copytree(PAGE, folder, dirs_exist_ok=True)
         copy_runtime(onnxruntime_web, folder / "ort")
         config = write_graphs(tokenizer, folder)

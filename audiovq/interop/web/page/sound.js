@@ -1,12 +1,15 @@
 // Sound as pictures and files.
 
+import { rateOf, resample } from "./resample.js";
+
 const WINDOW = 512;
 const RANGE = 80; // Decibels below the loudest that a spectrogram shows.
 const COLOURS = ["#000004", "#1b0c41", "#4a0c6b", "#781c6d", "#a52c60", "#cf4446", "#ed6925", "#fb9b06", "#f7d13d", "#fcffa4"];
 
-// A recording as samples of one channel at a rate; the browser decodes and resamples.
+// A recording as samples of one channel at a rate; the browser decodes it, at the rate that it has.
 export async function readSound(bytes, rate) {
-  const context = new OfflineAudioContext(1, 1, rate);
+  const own = rateOf(bytes);
+  const context = new OfflineAudioContext(1, 1, own);
   let sound;
   try {
     sound = await context.decodeAudioData(bytes);
@@ -17,7 +20,7 @@ export async function readSound(bytes, rate) {
   for (let channel = 0; channel < sound.numberOfChannels; channel++) {
     sound.getChannelData(channel).forEach((sample, i) => (wave[i] += sample / sound.numberOfChannels));
   }
-  return wave;
+  return resample(wave, own, rate);
 }
 
 export function drawSpectrogram(canvas, wave) {
