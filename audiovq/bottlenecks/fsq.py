@@ -127,8 +127,9 @@ class FiniteScalarQuantizer(Quantizer):
 
 def level_boundaries(levels: list[int]) -> Float[Tensor, "dims edges"]:
     """Where each level begins and the last one ends, in terms of u: level n lies between edges n and n + 1."""
-    edges = torch.full((len(levels), max(levels) + 1), math.inf, dtype=torch.float64)
-    for row, count in zip(edges, levels, strict=True):
-        row[0] = -math.inf
-        row[1:count] = torch.atanh((2 * torch.arange(1, count, dtype=torch.float64) - 1) / (count - 1) - 1)
-    return edges.float()
+    with torch.device("cpu"):  # They are known before a network that is sketched without memory.
+        edges = torch.full((len(levels), max(levels) + 1), math.inf, dtype=torch.float64)
+        for row, count in zip(edges, levels, strict=True):
+            row[0] = -math.inf
+            row[1:count] = torch.atanh((2 * torch.arange(1, count, dtype=torch.float64) - 1) / (count - 1) - 1)
+        return edges.float()

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 import audiovq
 from audiovq.config import AutoencoderConfig, PriorConfig, parse_config
@@ -195,13 +196,37 @@ def _sketch(config: ConfigT, build: Callable[[ConfigT], nn.Module], tensors: int
 
     hook = register_module_parameter_registration_hook(count)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _Sketch():
             return build(config).state_dict()
     except (RuntimeError, OverflowError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise CheckpointError(f"{folder / CONFIG}: no network can be built from it ({reason})") from error
     finally:
         hook.remove()
+
+
+class _Sketch(TorchFunctionMode):
+    """Draws and computes nothing: of what is made on `meta` shapes count alone.
+
+    PyTorch learns the shapes of these functions' results by way of its compiler, the import of which takes longer than
+    all else that loading a model does.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = [*args, *(kwargs or {}).values()]
+        first = given[0] if given else None
+        device = first.device if isinstance(first, Tensor) else torch.get_default_device()
+        if device.type != "meta":
+            return func(*args, **(kwargs or {}))
+        if func is torch.randn or (func in (torch.hann_window, torch.arange) and len(given) == 1):
+            return torch.empty(given)
+        if func in (nn.init.normal_, Tensor.normal_, Tensor.div, Tensor.mul):
+            return first
+        if func is Tensor.ge:
+            return torch.broadcast_tensors(*given)[0]
+        return func(*args, **(kwargs or {}))
 
 
 def _require_finite(weights: Mapping[str, Tensor], path: Path) -> None:

@@ -71,13 +71,12 @@ class ConvNeXtStack(nn.Module):
         self, x: Float[Tensor, "batch channels frames"], stream: Stream | None = None
     ) -> Float[Tensor, "batch frames dim"]:
         """What the output layers work on, channels last."""
-        return self.trunk(self.input(x, stream).mT, stream)
+        return self.trunk(self.input_norm(self.input(x, stream).mT), stream)
 
     def trunk(
         self, x: Float[Tensor, "batch frames dim"], stream: Stream | None = None
     ) -> Float[Tensor, "batch frames2 dim"]:
-        """What the input convolution gave, through norm, blocks and norm."""
-        x = self.input_norm(x)
+        """What the input norm gave, through blocks and norm."""
         for block in self.blocks:
             x = block(x, stream)
         return self.output_norm(x)

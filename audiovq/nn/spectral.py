@@ -126,11 +126,11 @@ class SpectralEncoder(ConvNeXtStack):
             count = min(level.shape[-1] for level in levels) // self.config.spectra * self.config.spectra
             levels = torch.cat([level[..., level.shape[-1] - count :] for level in levels], 1)
             levels = rearrange((levels - CENTRE) / SPREAD, "b band (f s) -> b f (s band)", s=self.config.spectra)
-        # The first and the last product have the largest part in what rounding does to latents, so that in evaluation
-        # they are in double precision, too.
-        dtype = self.input_norm.weight.dtype
-        x = self.trunk(pointwise(self.input, levels).to(dtype), stream)
-        return pointwise(self.output, x if self.training else x.double()).to(dtype).mT
+        # The first layers and the last one are in double precision in evaluation, since they have the largest part in
+        # what rounding does to latents.
+        x = normalized(self.input_norm, pointwise(self.input, levels))
+        x = self.trunk(x.to(self.input_norm.weight.dtype), stream)
+        return pointwise(self.output, x if self.training else x.double()).to(x.dtype).mT
 
 
 def pointwise(
@@ -139,3 +139,8 @@ def pointwise(
     """What a convolution of one tap makes of channels that stand last, in their precision."""
     assert layer.bias is not None
     return F.linear(x, layer.weight[..., 0].to(x.dtype), layer.bias.to(x.dtype))
+
+
+def normalized(norm: nn.LayerNorm, x: Float[Tensor, "batch frames channels"]) -> Float[Tensor, "batch frames channels"]:
+    """A norm's output in the precision of its input."""
+    return F.layer_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -136,11 +137,17 @@ def _read(path: AnyPath) -> bytes:
 def parse_record(text: str | bytes, schema: type[Record], source: str) -> Record:
     """JSON text as a dataclass; raises `TokenError` that names `source` if it is damaged."""
     try:
-        return TypeAdapter(schema).validate_json(text, strict=True)
+        return _reader(schema).validate_json(text, strict=True)
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, problem["loc"]))
         raise TokenError(f"{source}: is damaged ({place + ': ' if place else ''}{problem['msg']})") from error
+
+
+@cache
+def _reader(schema: type[Record]) -> TypeAdapter[Record]:
+    """To make one takes longer than to read a record."""
+    return TypeAdapter(schema)
 
 
 def read_rejected(folder: AnyPath) -> list[Rejected]:

@@ -11,6 +11,7 @@ columns mean.
 from __future__ import annotations
 
 import argparse
+import copy
 import math
 import os
 import platform
@@ -31,6 +32,8 @@ from audiovq.files import write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from audiovq.models.tokenizer import AudioTokenizer
 
 Row = dict[str, float | str]
 
@@ -70,6 +73,10 @@ class Codec:
     """Waveform to what the quantizer sees."""
     quantize: Callable[[Tensor], Any]
     """The quantizer's part of `encode`."""
+    fast: Callable[[Tensor], Any]
+    """`encode` that leaves near ties between codes as float32 has them."""
+    near_ties: Callable[[Tensor], float] = lambda _: 0.0
+    """Share of a waveform's frames that `encode` settles in double precision, since float32 could err there."""
 
 
 @dataclass
@@ -81,6 +88,8 @@ class Timings:
     encode: list[float] = field(default_factory=list)
     decode: list[float] = field(default_factory=list)
     quantize: list[float] = field(default_factory=list)
+    fast: list[float] = field(default_factory=list)
+    near_ties: float = 0.0
 
 
 # --- codecs --------------------------------------------------------------------------------------------------
@@ -100,7 +109,7 @@ def audiovq_codecs(model: str | Path) -> list[Codec]:
         tokenizer, name = AudioTokenizer(Autoencoder(config), config), Path(model).stem
     else:
         tokenizer, name = AudioTokenizer.from_pretrained(model, "cpu"), Path(model).name
-    books = tokenizer.num_codebooks
+    books, fast = tokenizer.num_codebooks, without_near_ties(tokenizer)
     enough = (n for n in range(1, books) if tokenizer.bitrate_of(n) >= 1000 * ENCODEC_KBPS)
     return [
         Codec(
@@ -113,9 +122,28 @@ def audiovq_codecs(model: str | Path) -> list[Codec]:
             decode=tokenizer.decode,
             latents=tokenizer.model.encode,
             quantize=partial(tokenizer.model.bottleneck.encode, num_codebooks=count),
+            fast=partial(fast.encode, sample_rate=tokenizer.sample_rate, num_codebooks=count),
+            near_ties=partial(share_of_near_ties, tokenizer, num_codebooks=count),
         )
         for count in (books, *list(enough)[:1])
     ]
+
+
+def without_near_ties(tokenizer: AudioTokenizer) -> AudioTokenizer:
+    """The same, but for near ties, which stay as float32 has them."""
+    import torch
+
+    fast, exact = copy.copy(tokenizer), copy.copy(tokenizer.exact)
+    exact.near_ties = lambda latents, margin: torch.zeros_like(margin, dtype=torch.bool)
+    fast.exact = exact
+    return fast
+
+
+def share_of_near_ties(tokenizer: AudioTokenizer, wave: Tensor, num_codebooks: int) -> float:
+    """Share of frames in which float32 could give another code, so that they are settled in double precision."""
+    latents = tokenizer.model.encode(wave)
+    _, margin = tokenizer.model.bottleneck.encode(latents, num_codebooks)
+    return float(tokenizer.exact.near_ties(latents, margin).float().mean())
 
 
 def encodec_codec() -> Codec:
@@ -152,6 +180,7 @@ def encodec_codec() -> Codec:
         decode=model.decode,
         latents=model.encoder,
         quantize=lambda latents: model.quantizer.encode(latents, model.frame_rate, ENCODEC_KBPS),
+        fast=model.encode,
     )
 
 
@@ -228,9 +257,10 @@ def time_codecs(codecs: Sequence[Codec], batch_sizes: Sequence[int], seconds: fl
         for codec in codecs:
             wave = speech(codec, batch, seconds)
             codes, latents = codec.encode(wave), codec.latents(wave)
-            result = Timings(codec.name, batch)
+            result = Timings(codec.name, batch, near_ties=codec.near_ties(wave))
             runs += [
                 (result.encode, partial(codec.encode, wave)),
+                (result.fast, partial(codec.fast, wave)),
                 (result.decode, partial(codec.decode, codes)),
                 (result.quantize, partial(codec.quantize, latents)),
             ]
@@ -270,7 +300,8 @@ def speed_row(timings: Timings, reference: Timings, seconds: float) -> Row:
         row[f"{part}_ratio"] = statistics.median(b / a for a, b in zip(own, other, strict=True))
     shares = (q / e for q, e in zip(timings.quantize, timings.encode, strict=True))
     row["quantizer_share"] = statistics.median(shares)
-    return row
+    costs = (1 - f / e for f, e in zip(timings.fast, timings.encode, strict=True))
+    return row | {"near_ties": timings.near_ties, "near_ties_cost": statistics.median(costs)}
 
 
 SIZE_COLUMNS = {
@@ -289,6 +320,8 @@ SPEED_COLUMNS = {
     "decode, s/s (best)": "{decode_speed:.1f} ({decode_best_speed:.1f})",
     "decode / EnCodec": "{decode_ratio:.1f}",
     "quantizer": "{quantizer_share:.1%}",
+    "near ties": "{near_ties:.2%}",
+    "their cost": "{near_ties_cost:.1%}",
 }
 
 

@@ -6,6 +6,8 @@ import copy
 import hashlib
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import huggingface_hub
@@ -310,3 +312,20 @@ def test_a_config_of_many_megabytes_is_refused_unread(release):
 def test_json_that_is_strange(release, text):
     (release / "config.json").write_text(text)
     refuses(release, "config.json")
+
+
+def test_to_load_a_model_takes_no_compiler(tiny_tokenizer, tiny_prior, tmp_path):
+    """PyTorch's would be imported to tell shapes, for longer than the rest takes. In a process of its own."""
+    tiny_tokenizer("wavenet", "residual").save_pretrained(tmp_path / "wavenet")
+    tiny_prior(2, sizes=[7, 5]).save_pretrained(tmp_path / "prior")
+    code = f"""
+import sys
+from audiovq.models.prior import CodePrior
+from audiovq.models.tokenizer import AudioTokenizer
+for model in ("speech-16k", {str(tmp_path / "wavenet")!r}):
+    AudioTokenizer.from_pretrained(model, "cpu")
+CodePrior.from_pretrained({str(tmp_path / "prior")!r}, "cpu")
+assert not {{"torch._dynamo", "sympy"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from audiovq.errors import OutputExistsError, TokenError
+from audiovq.errors import OutputExistsError, TokenError, WorkerError
 from audiovq.models.tokenizer import AudioTokenizer
+from audiovq.tokenization.engines import run_ray
 from audiovq.tokenization.files import decode_tokens
+from audiovq.tokenization.plan import Unit
 from audiovq.tokenization.run import tokenize
+from audiovq.tokenization.worker import EncodingSettings, TokenizingJob
 from audiovq.tokens import TokenizerInfo, TokenSet, read_tokenizer_info
 from audiovq.tokens.export import export_tokens
 from audiovq.tokens.statistics import format_statistics, measure_tokens, statistics_record
@@ -76,20 +79,28 @@ def test_every_way_to_tokenize_gives_the_same_set(make):
 
 
 @pytest.mark.slow
-def test_processes_give_the_same_set(make):
+def test_processes_give_the_same_set(make, quick_start):
     assert contents(make(2, "processes", processes=2)) == contents(make(2, "alone"))
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Ray's own.
-def test_ray_gives_the_same_set(make, monkeypatch):
+def test_ray_gives_the_same_set_goes_on_and_tells_what_failed(make, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
     for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    ray.init(num_cpus=1, log_to_driver=False, include_dashboard=False, object_store_memory=100 * 2**20)
+    expected = contents(make(2, "alone"))
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, object_store_memory=100 * 2**20)
     try:
-        assert contents(make(2, "ray", engine="ray")) == contents(make(2, "alone"))
+        folder = make(2, "ray", engine="ray")
+        assert contents(folder) == expected
+        sorted(folder.glob("*.parquet"))[1].unlink()
+        assert contents(make(2, "ray", engine="ray")) == expected
+        (tmp_path / "no model").mkdir()
+        job = TokenizingJob(str(tmp_path / "no model"), "0" * 64, tmp_path / "x", EncodingSettings(), "cpu")
+        with pytest.raises(WorkerError, match=r"a Ray actor failed \(.*is no model folder"):
+            list(run_ray(job, [Unit("part", [])], None))
     finally:
         ray.shutdown()
 

@@ -114,7 +114,9 @@ def test_two_runs_that_meet_leave_one_valid_set(speech, model, undisturbed, tmp_
     assert verify_tokens(TokenSet(tmp_path / "codes"), list_items([speech])).problems == []
 
 
-def test_a_worker_that_is_killed_is_told_and_the_next_run_goes_on(speech, model, undisturbed, tmp_path, monkeypatch):
+def test_a_worker_that_is_killed_is_told_and_the_next_run_goes_on(
+    speech, model, undisturbed, tmp_path, monkeypatch, quick_start
+):
     started = []
     original = engines._start
     monkeypatch.setattr(engines, "_start", lambda *given: started.append(original(*given)) or started[-1])

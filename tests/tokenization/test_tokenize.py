@@ -18,7 +18,7 @@ from audiovq.batching import batch_by_length
 from audiovq.data.items import Item
 from audiovq.data.manifest import write_manifest
 from audiovq.data.sources import list_items
-from audiovq.errors import CheckpointError, ConfigError, ManifestError, OutputExistsError, TokenError, WorkerError
+from audiovq.errors import CheckpointError, ConfigError, ManifestError, OutputExistsError, TokenError
 from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.tokenization import engines, worker
 from audiovq.tokenization.claim import writing
@@ -102,7 +102,7 @@ def test_codes_are_those_of_encoding_each_file_by_itself(corpus, reference, toke
 
 
 @pytest.mark.slow
-def test_every_way_to_tokenize_gives_the_same_set(corpus, reference, model, tmp_path):
+def test_every_way_to_tokenize_gives_the_same_set(corpus, reference, model, tmp_path, quick_start):
     tokenize(model, [corpus], tmp_path / "small batches", batch_seconds=4.0, unit_seconds=60.0)
     tokenize(model, [corpus], tmp_path / "processes", processes=2, unit_seconds=60.0)
     for part in (2, 0, 1):
@@ -470,14 +470,14 @@ def test_a_part_says_what_is_missing_and_the_last_one_sums_up(model, manifest, t
     assert contents(output) == contents(tmp_path / "whole")
 
 
-def test_more_processes_than_units_are_none_too_many(model, manifest, tmp_path):
+def test_more_processes_than_units_are_none_too_many(model, manifest, tmp_path, quick_start):
     run = tokenize(model, [manifest], tmp_path / "codes", processes=4, unit_seconds=4.0)
     assert (run.done, run.missing) == (2, 0)
     tokenize(model, [manifest], tmp_path / "alone", unit_seconds=4.0)
     assert digest(tmp_path / "codes") == digest(tmp_path / "alone")
 
 
-def test_an_error_in_a_worker_process_is_told_as_in_this_one(tiny_tokenizer, model, manifest, tmp_path):
+def test_an_error_in_a_worker_process_is_told_as_in_this_one(tiny_tokenizer, model, manifest, tmp_path, quick_start):
     """Here a model that was changed after the job had begun."""
     tiny_tokenizer("transposed").save_pretrained(tmp_path / "model")
     given = worker.TokenizingJob(str(tmp_path / "model"), "0" * 64, tmp_path / "codes", EncodingSettings(), "cpu")
@@ -505,29 +505,3 @@ def test_ray_is_asked_for_when_it_is_missing(model, manifest, tmp_path, monkeypa
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'audiovq\[ray\]'"):
         tokenize(model, [manifest], tmp_path / "codes", engine="ray")
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")  # Ray's own.
-def test_ray_gives_the_same_set(corpus, reference, model, tmp_path, monkeypatch):
-    ray = pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
-    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, object_store_memory=100 * 2**20)
-    try:
-        run = tokenize(model, [corpus], tmp_path / "codes", engine="ray", unit_seconds=60.0)
-        assert run.done == len(list(reference.glob("*.parquet"))) > 5
-        assert contents(tmp_path / "codes") == contents(reference)
-        gone = sorted((tmp_path / "codes").glob("*.parquet"))[3]
-        gone.unlink()
-        assert tokenize(model, [corpus], tmp_path / "codes", engine="ray", unit_seconds=60.0).done == 1
-        assert contents(tmp_path / "codes") == contents(reference)
-        (tmp_path / "model").mkdir()
-        given = worker.TokenizingJob(str(tmp_path / "model"), "0" * 64, tmp_path / "x", EncodingSettings(), "cpu")
-        from audiovq.tokenization.engines import run_ray
-
-        with pytest.raises(WorkerError, match=r"a Ray actor failed \(.*is no model folder"):
-            list(run_ray(given, [Unit("part", [])], None))
-    finally:
-        ray.shutdown()

@@ -144,7 +144,8 @@ def trained(folder, configs, of_prior) -> Path:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")  # So that PyTorch is imported once.
+        context.set_forkserver_preload([autoencoder.__name__, prior.__name__])
         processes = [context.Process(target=process, args=(rank, port, folder, configs, of_prior)) for rank in range(2)]
         for started in processes:
             started.start()

@@ -44,6 +44,16 @@ def tiny(tmp_path):
 
 
 @pytest.fixture
+def undecided(tiny_tokenizer, tmp_path):
+    """A model all of whose codes are equal."""
+    tokenizer = tiny_tokenizer()
+    with torch.no_grad():
+        tokenizer.model.bottleneck.codebook[:] = tokenizer.model.bottleneck.codebook[0]
+    tokenizer.save_pretrained(tmp_path / "undecided")
+    return str(tmp_path / "undecided")
+
+
+@pytest.fixture
 def threads():
     """Restores the number of threads, which the benchmark sets for its process."""
     before = torch.get_num_threads()
@@ -100,18 +110,19 @@ def test_codecs_are_timed_in_turn(codec, monkeypatch):
         def log(part):
             return lambda _: order.append((name, part)) or 1.0
 
-        parts = {part: log(part) for part in ("encode", "decode", "latents", "quantize")}
+        parts = {part: log(part) for part in ("encode", "decode", "latents", "quantize", "fast")}
         return codec.Codec(name, 100, 10.0, 10.0, 0, **parts)
 
     results = codec.time_codecs([stub("a"), stub("b")], batch_sizes=[1, 2], seconds=1, rounds=3)
-    one_round = [(name, part) for _ in (1, 2) for name in "ab" for part in ("encode", "decode", "quantize")]
+    one_round = [(name, part) for _ in (1, 2) for name in "ab" for part in ("encode", "fast", "decode", "quantize")]
     assert order[-3 * len(one_round) :] == 3 * one_round
     assert [(result.name, result.batch) for result in results] == [("a", 1), ("b", 1), ("a", 2), ("b", 2)]
-    assert all(len(part) == 3 for result in results for part in (result.encode, result.decode, result.quantize))
+    assert all(len(part) == 3 for result in results for part in (result.encode, result.fast, result.decode))
 
 
 def test_ratios_are_taken_within_a_round(codec):
     own = codec.Timings("own", 2, encode=[1.0, 2.0, 4.0], decode=[1.0, 1.0, 1.0], quantize=[0.1, 0.2, 0.0])
+    own.fast, own.near_ties = [0.9, 1.9, 3.0], 0.01
     reference = codec.Timings("reference", 2, encode=[5.0, 6.0, 16.0], decode=[2.0, 3.0, 9.0])
     row = codec.speed_row(own, reference, seconds=10)
     assert row["encode_speed"] == 20 / 2
@@ -119,6 +130,20 @@ def test_ratios_are_taken_within_a_round(codec):
     assert row["encode_ratio"] == 4.0
     assert row["decode_ratio"] == 3.0
     assert row["quantizer_share"] == pytest.approx(0.1)
+    assert (row["near_ties"], row["near_ties_cost"]) == (0.01, pytest.approx(0.1))
+
+
+@torch.inference_mode()
+def test_near_ties_are_counted_and_left_as_they_are_by_the_fast_way(codec, undecided, monkeypatch):
+    one = codec.audiovq_codecs(undecided)[0]
+    wave = codec.speech(one, batch=2, seconds=0.5)
+    assert one.near_ties(wave) == 1
+    settled = []
+    monkeypatch.setattr("audiovq.models.exact.ExactCodes.settle", lambda *given: settled.append(given))
+    one.fast(wave)
+    assert settled == []
+    one.encode(wave)
+    assert len(settled) == 1
 
 
 def test_table_is_markdown(codec):

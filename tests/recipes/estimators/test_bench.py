@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -172,7 +169,7 @@ gradients: {draws: 3, one_latent_draws: 4, temperatures: [1.0, 0.5]}
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(bash, tmp_path_factory):
     """The whole bench with a few steps of a tiny model."""
     folder = tmp_path_factory.mktemp("bench")
     for speaker in ("allison", "carlo"):
@@ -181,17 +178,11 @@ def finished(tmp_path_factory):
             (folder / "speech" / speaker / path.name).symlink_to(path)
     (folder / "tiny.yaml").write_text(TINY_CONFIG)
     (folder / "grid.yaml").write_text(TINY_GRID)
-    command = ["bash", RECIPE / "run.sh", "--data", folder / "speech", "--exp", folder / "exp"]
+    command = [RECIPE / "run.sh", "--data", folder / "speech", "--exp", folder / "exp"]
     command += ["--config", folder / "tiny.yaml", "--grid", folder / "grid.yaml"]
-    paths = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-
-    def run():
-        environment = {**os.environ, "PATH": paths, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-
-    done = run()
+    done = bash(*command)
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "exp", run
+    return folder / "exp", lambda: bash(*command)
 
 
 @pytest.mark.slow
