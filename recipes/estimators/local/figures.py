@@ -1,16 +1,18 @@
-"""Figures of the report, as SVG."""
+"""Figures of the report, as SVG; one whose cells are not done is left out."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from judges_of_gradients import rows_of
+from judges_of_trainings import by_beta, by_schedule, gaps_by_context, late, probed, used
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-Results = dict[str, Any]
+from results import Results, found, is_complete, records
 
 COLOURS = {"none": "#868e96", "gaussian": "#1c7ed6", "gumbel": "#e8590c", "reinforce": "#9c36b5", "vq": "#2b8a3e"}
 STYLE: dict[Any, Any] = {
@@ -28,80 +30,258 @@ STYLE: dict[Any, Any] = {
 
 def figures(results: Results) -> dict[str, str]:
     """All figures by name, as SVG documents; the same results give the same bytes."""
-    makers = {"loss": loss, "schedule": schedule, "gradients": gradients, "context": context, "textbook": textbook}
     with rc_context(STYLE):
-        return {name: _svg(maker(results)) for name, maker in makers.items()}
+        return {
+            name: _svg(maker(results))
+            for name, (_, experiments, maker) in FIGURES.items()
+            if all(is_complete(results, experiment) for experiment in experiments)
+        }
 
 
-def loss(results: Results) -> Figure:
-    """Validation loss; a band from the best to the worst seed."""
-    figure, (axes,) = _panels(1, 1, width=7, height=3.2)
-    for kind in kinds(results):
-        _band(axes, results, kind, "valid", "loss")
-    axes.set(xlabel="step", ylabel="validation loss (mel + STFT)")
-    axes.legend(ncols=5, loc="lower center", bbox_to_anchor=(0.5, 1))
+def rates(results: Results) -> Figure:
+    figure, panels = _panels(1, 3, width=10, height=3.2)
+    curves, points = records(results, "curve-"), records(results, "compare-")
+    for axes, name, title in zip(
+        panels, ("stoi", "pesq_wb", "mel_distance"), ("STOI", "PESQ-WB", "mel distance"), strict=True
+    ):
+        for kind, colour in COLOURS.items():
+            measure = "kl" if kind == "gaussian" else "entropy"
+            own = [r for r in curves if r["settings"]["bottleneck"] == kind and not r["result"]["failed"]]
+            place = sorted((_rate(r, measure), r["result"]["test"]["metrics"][name]) for r in own)
+            axes.plot(*zip(*place, strict=True), color=colour, marker="o", markersize=3, label=kind) if place else None
+            targets = dict.fromkeys(r["settings"]["target"]["bits"] for r in points if "target" in r["settings"])
+            for bits in targets:
+                at = [r for r in points if r["settings"].get("target", {}).get("bits") == bits]
+                at = [
+                    r
+                    for r in at
+                    if (r["settings"]["bottleneck"], r["settings"]["target"]["measure"]) == (kind, measure)
+                ]
+                values = found(at, "test", "metrics", name)
+                _bar(axes, [_rate(r, measure) for r in at if "test" in r["result"]], values, colour)
+        plain = found(records(results, "compare-none"), "test", "metrics", name)
+        if plain:
+            axes.axhspan(min(plain), max(plain), color=COLOURS["none"], alpha=0.4, label="none")
+        axes.set(title=title, xlabel="bit/s (entropy of codes; gaussian: KL)", xscale="log")
+    panels[0].legend()
     return figure
 
 
-def schedule(results: Results) -> Figure:
-    """KL divergence, temperature and perplexity during training."""
-    figure, panels = _panels(1, 3, width=9, height=2.7)
-    for axes, name in zip(panels, ("kl", "temperature", "perplexity"), strict=True):
-        for kind in kinds(results):
-            _band(axes, results, kind, "train", name)
-        axes.set(xlabel="step", title={"kl": "KL divergence (nats per frame)"}.get(name, name), ylim=(0, None))
-        axes.legend()
+def _rate(record: dict[str, Any], measure: str) -> float:
+    return max(1.0, record["result"]["test"]["bits_per_second"][measure])
+
+
+def _bar(axes: Axes, rates: Sequence[float], values: Sequence[float], colour: str) -> None:
+    """Mean of seeds, with bars from the least to the largest."""
+    if not values:
+        return
+    x, y = float(np.mean(rates)), float(np.mean(values))
+    error = [[y - min(values)], [max(values) - y]], [[x - min(rates)], [max(rates) - x]]
+    axes.errorbar([x], [y], yerr=error[0], xerr=error[1], color=colour, marker="s", markersize=6, capsize=3)
+
+
+def gaussian(results: Results) -> Figure:
+    figure, (bias, variance) = _panels(1, 2, width=9, height=2.8)
+    _estimators(bias, variance, rows_of(results, "gaussian"), COLOURS["gaussian"])
     return figure
 
 
-def gradients(results: Results) -> Figure:
-    """Bias of one latent's gradient, and variance for one latent and for all, of each estimator."""
-    found = results["estimators"]
-    names = [row["estimator"] for row in found]
-    colours = [COLOURS[row["bottleneck"]["type"]] for row in found]
-    figure, (bias, one, whole) = _panels(1, 3, width=10, height=0.6 + 0.28 * len(names))
-    y = np.arange(len(names))[::-1]
-    bias.barh(y, [row["one"]["bias"] for row in found], color=colours)
-    noise = [row["one"]["bias_noise"] for row in found]
-    bias.plot(noise, y, "k|", markersize=9, label="of an unbiased estimator")
-    figure.legend(loc="outside lower center")
-    bias.set(title="bias, one frame (relative)", yticks=y, yticklabels=names, xscale="log")
-    for axes, part, title in ((one, "one", "variance, one frame"), (whole, "all", "variance, whole encoder")):
-        axes.barh(y, [row[part]["variance"] for row in found], color=colours)
-        axes.set(title=title, yticks=y, yticklabels=[""] * len(y), xscale="log")
-    for axes in (bias, one, whole):
-        axes.grid(axis="y", visible=False)
+def _estimators(bias: Axes, variance: Axes, rows: list[dict[str, Any]], colour: str) -> None:
+    y = np.arange(len(rows))[::-1]
+    bias.barh(y, [row["one"]["bias"] for row in rows], color=colour)
+    bias.plot([row["one"]["bias_noise"] for row in rows], y, "k|", markersize=9, label="if unbiased")
+    bias.set(title="bias, relative", yticks=y, yticklabels=[row["estimator"] for row in rows], xscale="log")
+    bias.legend(fontsize=7)
+    variance.barh(y, [row["all"]["variance"] for row in rows], color=colour)
+    variance.set(title="variance, whole encoder", yticks=y, yticklabels=[""] * len(y), xscale="log")
+
+
+def samples(results: Results) -> Figure:
+    figure, (one, whole, learning) = _panels(1, 3, width=10, height=3)
+    rows = rows_of(results, "reinforce")
+    for baseline, marker in (("none", "x"), ("moving_average", "^"), ("leave_one_out", "o")):
+        own = [row for row in rows if row["bottleneck"]["baseline"] == baseline]
+        for axes, part in ((one, "one"), (whole, "all")):
+            x = [row["bottleneck"]["samples"] for row in own]
+            axes.plot(
+                x, [row[part]["variance"] for row in own], color=COLOURS["reinforce"], marker=marker, label=baseline
+            )
+            axes.set(xscale="log", yscale="log", xlabel="samples S", xticks=x, xticklabels=x)
+    one.set(title="variance, one frame")
+    whole.set(title="variance, whole encoder")
+    one.legend(fontsize=7)
+    for kind in ("gumbel", "reinforce"):
+        (record,) = records(results, f"base-{kind}")
+        valid = record["result"]["curves"]["valid"]
+        share = np.array(valid.get("step", [])) / record["result"]["steps"]
+        learning.plot(share, valid.get("loss", []), color=COLOURS[kind], marker="o", markersize=3, label=kind)
+    learning.set(title="validation loss", xlabel="share of the training time")
+    learning.legend()
     return figure
 
 
-def context(results: Results) -> Figure:
-    """What latents are worth to a decoder that sees the past: NLL, shuffle gap, KL and perplexity."""
-    figure, (nll, gap, kl) = _panels(1, 3, width=9, height=2.8)
-    for kind in dict.fromkeys(row["bottleneck"] for row in results["contexts"]):
-        rows = [row for row in results["contexts"] if row["bottleneck"] == kind and not row["failed"]]
-        x = range(len(rows))
-        style = {"color": COLOURS[kind], "label": kind, "marker": "o", "markersize": 4}
-        nll.plot(x, [row["gap"]["true"] for row in rows], **style)
-        gap.plot(x, [row["gap"]["gap"] for row in rows], **style)
-        kl.plot(x, [row["usage"]["kl"] for row in rows], **style)
-        for axes in (nll, gap, kl):
-            axes.set(xticks=x, xticklabels=[row["context"] for row in rows], xlabel="context (samples)")
-    nll.set(title="-log p(x|z), nats per frame")
-    gap.set(title="shuffle gap, nats per frame", yscale="symlog")
-    kl.set(title="KL divergence, nats per frame", ylim=(0, None))
-    gap.legend()
+def temperatures(results: Results) -> Figure:
+    figure, (bias, variance) = _panels(1, 2, width=7, height=2.8)
+    for hard, style in ((False, "o-"), (True, "s--")):
+        rows = [row for row in rows_of(results, "gumbel")[1:] if row["bottleneck"]["hard"] == hard]
+        x = [row["bottleneck"]["end_temperature"] for row in rows]
+        label = "straight-through" if hard else "relaxed"
+        bias.plot(x, [row["one"]["bias"] for row in rows], style, color=COLOURS["gumbel"], label=label)
+        bias.plot(x, [row["one"]["bias_noise"] for row in rows], ":", color="black")
+        variance.plot(x, [row["all"]["variance"] for row in rows], style, color=COLOURS["gumbel"], label=label)
+    variance.axhline(rows_of(results, "gumbel")[0]["all"]["variance"], color=COLOURS["reinforce"], label="REINFORCE")
+    bias.set(title="bias, relative (dots: if unbiased)", xlabel="temperature", xscale="log", yscale="log")
+    variance.set(title="variance, whole encoder", xlabel="temperature", xscale="log", yscale="log")
+    variance.legend(fontsize=7)
+    return figure
+
+
+def straight(results: Results) -> Figure:
+    figure, (bias, cosine) = _panels(1, 2, width=7, height=2.8)
+    rows = rows_of(results, "vq")[1:]
+    x = [row["temperature"] for row in rows]
+    for axes, name in ((bias, "bias"), (cosine, "cosine")):
+        axes.plot(x, [row["one"][name] for row in rows], "o-", color=COLOURS["vq"], label="stochastic VQ")
+        axes.plot(x, [row["deterministic"][name] for row in rows], "s--", color="black", label="VQ")
+        axes.set(title=f"{name} to the exact gradient", xlabel="temperature of the stochastic VQ", xscale="log")
+    bias.set(yscale="log")
+    cosine.legend(fontsize=7)
+    return figure
+
+
+def schedules(results: Results) -> Figure:
+    figure, panels = _panels(1, 3, width=10, height=2.8)
+    for number, (name, rows) in enumerate(by_schedule(results).items()):
+        for axes, part, key in zip(
+            panels, ("train",) * 2 + ("valid",), ("temperature", "gradient_norm", "loss"), strict=True
+        ):
+            _band(axes, rows, part, key, f"C{number}", name)
+    for axes, title in zip(panels, ("temperature", "gradient norm", "validation loss"), strict=True):
+        axes.set(title=title, xlabel="step")
+    panels[1].set(yscale="log")
+    panels[2].legend(fontsize=7)
+    return figure
+
+
+def relaxation(results: Results) -> Figure:
+    figure, panels = _panels(1, 2, width=8, height=2.8, shared=True)
+    for axes, hard in zip(panels, (False, True), strict=True):
+        for number, (name, rows) in enumerate(by_schedule(results, hard=hard).items()):
+            _band(axes, rows, "valid", "hardened", f"C{number}", name, minus="relaxed")
+        axes.axhline(0, color="black", lw=0.8)
+        axes.set(title=f"trained {'hard' if hard else 'soft'}", xlabel="step")
+    panels[0].set(ylabel="loss hard less loss relaxed")
+    panels[1].legend(fontsize=7)
+    return figure
+
+
+def kl(results: Results) -> Figure:
+    plan = results["plan"]["context"]
+    kinds = [kind for kind in plan["bottlenecks"] if kind != "vq"]
+    figure, panels = _panels(1, len(kinds), width=10, height=2.8)
+    for axes, kind in zip(panels, kinds, strict=True):
+        for number, units in enumerate(plan["units"]):
+            rows = records(results, f"context-{kind}-", units=units, remedy=None)
+            _band(axes, rows, "train", "kl", f"C{number}", f"context {rows[0]['result']['context']}")
+        for remedy, style in zip(plan["remedies"], ("--", ":"), strict=False):
+            rows = records(results, f"context-{kind}-", units=plan["remedy_units"][-1], remedy=remedy)
+            _band(axes, rows, "train", "kl", "black", remedy, style=style)
+        axes.set(title=f"{kind}: KL, nats per frame", xlabel="step", yscale="symlog")
+    panels[-1].legend(fontsize=7)
+    return figure
+
+
+def collapse(results: Results) -> Figure:
+    figure, (axes,) = _panels(1, 1, width=6, height=3.2)
+    for kind in results["plan"]["context"]["bottlenecks"]:
+        gaps = gaps_by_context(results, kind)
+        x = range(len(gaps))
+        values = [gaps[context] for context in gaps]
+        axes.plot(x, [np.mean(own) for own in values], color=COLOURS[kind], marker="o", markersize=4, label=kind)
+        axes.fill_between(x, [min(v) for v in values], [max(v) for v in values], color=COLOURS[kind], alpha=0.2, lw=0)
+        axes.set(xticks=x, xticklabels=list(gaps))
+    axes.set(xlabel="context (samples)", ylabel="shuffle gap, nats per frame", yscale="symlog")
+    axes.legend()
+    return figure
+
+
+def codebooks(results: Results) -> Figure:
+    plan = results["plan"]["codebooks"]
+    figure, (axes,) = _panels(1, 1, width=7, height=3)
+    ways = [(r, u, i) for r in plan["revival"] for u in plan["updates"] for i in plan["inits"]]
+    for y, (revival, update, init) in enumerate(ways):
+        values = used(results, revival=revival, update=update, init=init)
+        axes.barh(y, np.mean(values) if values else 0, color=COLOURS["vq"], alpha=1 if revival == "with" else 0.5)
+        axes.plot(values, [y] * len(values), "k.", markersize=4)
+    names = [f"{u}, {i}, {'revived' if r == 'with' else 'not revived'}" for r, u, i in ways]
+    axes.set(yticks=range(len(ways)), yticklabels=names, xlabel="share of the codes that are used", xlim=(0, 1))
+    return figure
+
+
+def commitment(results: Results) -> Figure:
+    figure, panels = _panels(1, 3, width=9, height=2.6)
+    betas = results["plan"]["commitment"]["betas"]
+    stoi = by_beta(results, "test", "metrics", "stoi")
+    rows = {beta: records(results, "commitment-", beta=beta) for beta in betas}
+    parts = [stoi, *({b: late(rows[b], name) for b in betas} for name in ("switched", "drift"))]
+    for axes, values, title in zip(panels, parts, ("STOI", "codes switched by a step", "drift by a step"), strict=True):
+        for place, beta in enumerate(betas):
+            axes.plot([place] * len(values[beta]), values[beta], "o", color=COLOURS["vq"], markersize=4)
+        axes.set(title=title, xlabel="weight", xticks=range(len(betas)), xticklabels=[f"{b:g}" for b in betas])
+    return figure
+
+
+def kmeans(results: Results) -> Figure:
+    figure, (axes,) = _panels(1, 1, width=6, height=3)
+    rows = records(results, "kmeans-")
+    for number, name in enumerate(rows[0]["result"]["errors"]):
+        values = np.array([record["result"]["errors"][name] for record in rows])
+        x = range(values.shape[1])
+        axes.plot(x, values.mean(0), color=f"C{number}", label=name)
+        axes.fill_between(x, values.min(0), values.max(0), color=f"C{number}", alpha=0.2, lw=0)
+    axes.set(xlabel="passes over the latents", ylabel="error over variance", yscale="log")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def stages(results: Results) -> Figure:
+    figure, (axes,) = _panels(1, 1, width=5, height=3)
+    for kind in results["plan"]["stages"]["bottlenecks"]:
+        for way, marker in (("after", "o"), ("joint", "s")):
+            rows = [r for r in records(results, f"stages-{way}-{kind}-") if not r["result"]["failed"]]
+            x = found(rows, f"prior_{way}")
+            y = found(rows, "test", "metrics", "stoi")
+            axes.plot(
+                x,
+                y,
+                marker,
+                color=COLOURS[kind],
+                label=f"{kind}, prior {'afterwards' if way == 'after' else 'jointly'}",
+            )
+    axes.set(xlabel="bit/s under the prior", ylabel="STOI")
+    axes.legend(fontsize=7)
+    return figure
+
+
+def probes(results: Results) -> Figure:
+    figure, panels = _panels(1, 2, width=8, height=2.6)
+    for axes, target in zip(panels, ("word", "voice"), strict=True):
+        values = {kind: own for kind, own in probed(results, target).items() if own}
+        for place, (kind, own) in enumerate(values.items()):
+            axes.barh(place, np.mean(own), color=COLOURS.get(kind, "black"), alpha=0.7)
+            axes.plot(own, [place] * len(own), "k.", markersize=4)
+        axes.set(title=f"{target}: accuracy", yticks=range(len(values)), yticklabels=list(values), xlim=(0, 1))
     return figure
 
 
 def textbook(results: Results) -> Figure:
-    """The mean of each estimator, with a band of one standard deviation, and the true gradient, over p."""
-    found = results["textbook"]
     figure, panels = _panels(2, 3, width=9, height=4.6, shared=True)
-    for axes, (name, values) in zip(panels, found["estimators"].items(), strict=True):
+    known = results["cells"]["textbook"]["result"]
+    for axes, (name, values) in zip(panels, known["estimators"].items(), strict=True):
         mean, deviation = np.array(values["mean"]), np.array(values["deviation"])
-        axes.plot(found["p"], found["true"], "k--", label="true gradient")
-        axes.plot(found["p"], mean, color="#1c7ed6", label="mean of the estimates")
-        axes.fill_between(found["p"], mean - deviation, mean + deviation, color="#1c7ed6", alpha=0.2, lw=0)
+        axes.plot(known["p"], known["true"], "k--", label="true gradient")
+        axes.plot(known["p"], mean, color="#1c7ed6", label="mean of the estimates")
+        axes.fill_between(known["p"], mean - deviation, mean + deviation, color="#1c7ed6", alpha=0.2, lw=0)
         axes.set_title(name, fontsize=9)
     panels[0].legend(loc="lower right", fontsize=8)
     for axes in panels[3:]:
@@ -109,22 +289,47 @@ def textbook(results: Results) -> Figure:
     return figure
 
 
-def kinds(results: Results) -> list[str]:
-    """The bottlenecks of part 1, in the order of the runs."""
-    return list(dict.fromkeys(run["bottleneck"] for run in results["runs"]))
+FIGURES: dict[str, tuple[str, tuple[str, ...], Callable[[Results], Figure]]] = {
+    "rates": ("Quality against rate on an unseen voice. Lines: one seed over the grid. Squares: means of all seeds "
+              "at the compared rates, bars from the worst to the best seed.", ("rate-quality",), rates),
+    "gaussian": ("Estimators of the gradient of one Gaussian.", ("reparameterisation",), gaussian),
+    "samples": ("REINFORCE: variance against samples, and what training gets from it in equal time.",
+                ("score-function",), samples),
+    "textbook": ("z = 2p against z ~ Bernoulli(p), gradient of E[(z - 2)²] with respect to the logit of p: mean of "
+                 "20,000 estimates, band of one standard deviation.", ("score-function",), textbook),
+    "temperatures": ("Gumbel-Softmax: bias and variance against temperature.", ("gumbel-softmax",), temperatures),
+    "schedules": ("Temperature schedules; bands from the least to the largest seed, soft and hard.",
+                  ("gumbel-softmax",), schedules),
+    "relaxation": ("What hardening the same samples costs a decoder, over training.", ("gumbel-softmax",), relaxation),
+    "straight": ("Straight-through against the exact gradient of a stochastic VQ.", ("straight-through",), straight),
+    "kl": ("KL divergence over training under decoders of growing context; bands over seeds.",
+           ("posterior-collapse",), kl),
+    "collapse": ("What latents are worth to a decoder that sees so many samples of the past; bands over seeds.",
+                 ("posterior-collapse", "codebook-collapse"), collapse),
+    "codebooks": ("Codes in use; dots are seeds.", ("codebook-collapse",), codebooks),
+    "commitment": ("The weight of the commitment loss; dots are seeds.", ("commitment",), commitment),
+    "kmeans": ("Ways to fit a codebook to the same latents; bands over seeds.", ("k-means",), kmeans),
+    "stages": ("A prior trained afterwards or jointly; marks are seeds.", ("two-stages",), stages),
+    "probes": ("Linear probes on frozen latents; dots are seeds.", ("representations",), probes),
+}  # fmt: skip
+"""Caption, experiments and maker of each figure."""
 
 
-def _band(axes: Axes, results: Results, kind: str, part: str, name: str) -> None:
-    """Mean over seeds of a logged quantity and its range, if the bottleneck has it."""
-    curves = [run["curves"][part] for run in results["runs"] if run["bottleneck"] == kind]
+def _band(
+    axes: Axes, rows: Sequence[dict[str, Any]], part: str, name: str, colour: str, label: str,
+    minus: str | None = None, style: str = "-",
+) -> None:  # fmt: skip
+    """Mean over trainings of a logged quantity and its range."""
+    curves = [record["result"].get("curves", {}).get(part, {}) for record in rows]
     curves = [curve for curve in curves if name in curve]
     if not curves:
         return
     length = min(len(curve["step"]) for curve in curves)  # A failed run ends early.
-    steps = curves[0]["step"][:length]
     values = np.array([curve[name][:length] for curve in curves])
-    axes.plot(steps, values.mean(0), color=COLOURS[kind], label=kind)
-    axes.fill_between(steps, values.min(0), values.max(0), color=COLOURS[kind], alpha=0.2, lw=0)
+    if minus is not None:
+        values = values - np.array([curve[minus][:length] for curve in curves])
+    axes.plot(curves[0]["step"][:length], values.mean(0), style, color=colour, label=label)
+    axes.fill_between(curves[0]["step"][:length], values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
 
 
 def _panels(rows: int, columns: int, width: float, height: float, shared: bool = False) -> tuple[Figure, list[Axes]]:
