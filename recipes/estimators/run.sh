@@ -49,7 +49,7 @@ check_stage --stop-stage "$stop_stage" 1 2
 
 [[ ${stage:-1} == 1 ]] || hours=0 # No cell begins.
 python "$recipe/local/bench.py" --data "$data" --exp "$exp" --config "$config" --plan "$plan" --hours "$hours" \
-  --workers "$workers" ${only:+--only "$only"}
+  --workers "$workers" ${only:+--only "$only"} $([[ $stop_stage != 1 ]] || echo --no-report)
 
 cat <<END
 

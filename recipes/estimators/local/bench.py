@@ -29,12 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--hours", type=float, default=4.0, help="no cell begins later than that")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="cells at a time; 0: in this process")
     parser.add_argument("--list", action="store_true", help="say what would be done, and how long it takes")
+    parser.add_argument("--no-report", action="store_true", help="write results.json alone")
     args = parser.parse_args(arguments)
     try:
         bench = Bench.read(args.plan, args.config, args.data, args.exp)
         if args.list:
             return show(bench, args.only or EXPERIMENTS)
-        return work(bench, args.only or EXPERIMENTS, args.workers, args.hours)
+        return work(bench, args.only or EXPERIMENTS, args.workers, args.hours, not args.no_report)
     except Stopped as error:
         print(f"bench.py: {error}", file=sys.stderr)
         return 1
@@ -46,15 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def work(bench: Bench, experiments: Sequence[str], workers: int, hours: float) -> int:
+def work(bench: Bench, experiments: Sequence[str], workers: int, hours: float, report: bool) -> int:
     """Do the cells, then write results and report; 1 if time ran out before all were done."""
-    from report import write_report
     from verdicts import as_data
 
     left = run_cells(bench, bench.cells.wanted(experiments), workers, 3600 * hours)
     results = collect(bench)
     write_json(bench.exp / "results.json", results | {"verdicts": as_data(results)})
-    write_report(results, bench.exp)
+    if report:
+        from report import write_report
+
+        write_report(results, bench.exp)
     for verdict in as_data(results):
         if verdict["experiment"] in experiments:
             print(f"{verdict['verdict']}: {verdict['text']} {verdict['evidence']}")

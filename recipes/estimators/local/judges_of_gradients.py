@@ -11,6 +11,8 @@ from results import Results
 
 UNBIASED = 3
 """Standard errors that the mean of an unbiased estimator may be away from the exact gradient."""
+FEW = 100
+"""Draws below which their own spread is not known well enough to judge by."""
 FAR = 10
 """Factor between variances from which on one is far below the other."""
 Finding = tuple[bool | None, str]
@@ -27,6 +29,8 @@ def unbiased(rows: Sequence[dict[str, Any]]) -> Finding:
     ratios = {row["estimator"]: row["one"]["bias"] / max(1e-12, row["one"]["bias_noise"]) for row in rows}
     text = "distance from the exact gradient in standard errors: "
     text += ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
+    if min(row["one"]["draws"] for row in rows) < FEW:
+        return None, f"{text}; too few draws to tell"
     if not told:
         return None, f"{text}; the noise exceeds the gradient for all of them"
     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
@@ -166,31 +167,38 @@ def variational(results: Results) -> list[str]:
     return [kind for kind in results["plan"]["context"]["bottlenecks"] if kind != "vq"]
 
 
+def used_without_context(results: Results, kinds: list[str]) -> list[str]:
+    """Bottlenecks that all seeds use where the decoder knows nothing else: only these can be seen to collapse."""
+    without = {kind: next(iter(gaps_by_context(results, kind).values()), []) for kind in kinds}
+    return [kind for kind, gaps in without.items() if gaps and min(gaps) >= IGNORED]
+
+
+BRIEF = "not used even without context: trained too briefly to tell"
+
+
 def context_makes_collapse(results: Results) -> Finding:
     """Holds if some bottleneck that is used without context is ignored with the widest, by all seeds."""
     kinds = variational(results)
     text = "shuffle gap in nats per frame by context in samples: " + "; ".join(told(results, kind) for kind in kinds)
-    without = {kind: next(iter(gaps_by_context(results, kind).values()), []) for kind in kinds}
-    used = [kind for kind, gaps in without.items() if gaps and min(gaps) >= IGNORED]
+    used = used_without_context(results, kinds)
     if not used:
-        return None, f"{text}; none is used even without context: trained too briefly to tell"
-    gone = [kind for kind in used if collapses_at(results, kind) is not None]
-    if gone:
-        return True, f"{text}; ignored from a context of " + ", ".join(
-            f"{collapses_at(results, k)} ({k})" for k in gone
-        )
-    return False, text
+        return None, f"{text}; {BRIEF}"
+    gone = {kind: collapses_at(results, kind) for kind in used}
+    places = ", ".join(f"{kind} {'never' if place is None else place}" for kind, place in gone.items())
+    return any(place is not None for place in gone.values()), f"{text}; ignored from this context on: {places}"
 
 
 def gaussian_collapses_first(results: Results) -> Finding:
-    places = {kind: collapses_at(results, kind) for kind in variational(results)}
+    kinds = variational(results)
+    places = {kind: collapses_at(results, kind) for kind in kinds}
     text = "ignored by all seeds from this context on: "
     text += ", ".join(f"{kind} {'never' if place is None else place}" for kind, place in places.items())
-    gaussian = places.pop("gaussian")
-    others = [place for place in places.values() if place is not None]
-    if gaussian is None:
-        return (False, text) if others else (None, f"{text}; nothing collapses, so that nothing is first")
-    return all(gaussian < place for place in others), text
+    if unused := sorted({*kinds} - {*used_without_context(results, kinds)}):
+        return None, f"{text}; {', '.join(unused)} {BRIEF}"
+    gaussian, *others = (math.inf if places[kind] is None else places[kind] for kind in kinds)
+    if gaussian == math.inf and min(others) == math.inf:
+        return None, f"{text}; nothing collapses, so that nothing is first"
+    return gaussian < min(others), text
 
 
 def remedies_help(results: Results) -> Finding:
@@ -213,11 +221,10 @@ def remedies_help(results: Results) -> Finding:
 
 
 def vq_does_not_collapse(results: Results) -> Finding:
-    gaps = gaps_by_context(results, "vq")
-    values = [value for own in gaps.values() for value in own]
-    if not values:
-        return None, "all trainings failed"
-    return min(values) >= IGNORED, f"shuffle gap in nats per frame by context in samples: {told(results, 'vq')}"
+    text = f"shuffle gap in nats per frame by context in samples: {told(results, 'vq')}"
+    if not used_without_context(results, ["vq"]):
+        return None, f"{text}; {BRIEF}"
+    return min(value for own in gaps_by_context(results, "vq").values() for value in own) >= IGNORED, text
 
 
 # --- codebooks -------------------------------------------------------------------------------------------------

@@ -23,8 +23,8 @@ STARTING = 3.0
 """CPU seconds that a training takes besides its steps, for the plan's sum."""
 MEASURING = 0.15
 """CPU seconds that a second of speech takes when a trained model is measured."""
-DRAWING = 0.04
-"""CPU seconds of a draw of a gradient with one sample."""
+DRAWING = 0.022
+"""CPU seconds of a draw of a gradient with one sample; with S samples (1 + S) / 2 times as much."""
 PRIOR_STEP = 0.04
 """CPU seconds of a step of a prior."""
 PREPARING = 130.0
@@ -76,7 +76,7 @@ class Context(Schema):
     """Decoders that see more and more of the waveform's past."""
 
     steps: int
-    seconds: float
+    step_seconds: dict[str, float]
     units: list[int]
     overrides: list[str]
     bottlenecks: dict[str, list[str]]
@@ -250,14 +250,15 @@ def speed(plan: Plan, kind: str) -> list[float]:
 
 def _gradients(made: Cells, plan: Plan) -> None:
     settings, gradients = plan.gradients.model_dump(), plan.gradients
-    samples, most = sum(gradients.samples), max(gradients.samples)
-    passes = {"gaussian": 2 + samples, "reinforce": 2 + most + samples}
-    passes |= {"gumbel": most + 2 * len(gradients.temperatures), "vq": 1 + len(gradients.vq_temperatures)}
-    drawing = DRAWING * (gradients.draws + gradients.one_latent_draws)
+    most, temperatures = max(gradients.samples), len(gradients.temperatures)
+    samples = {"gaussian": [1, 1, *gradients.samples], "reinforce": [1, 1, most, *gradients.samples]}
+    samples |= {"gumbel": [most] + [1] * 2 * temperatures, "vq": [1] * (1 + len(gradients.vq_temperatures))}
+    draws = gradients.draws + gradients.one_latent_draws
     kinds = {"reparameterisation": "gaussian", "score-function": "reinforce", "gumbel-softmax": "gumbel"}
     kinds["straight-through"] = "vq"
     for experiment, kind in kinds.items():
-        cell = Cell(f"gradients-{kind}", f"{kind}_gradients", settings, (f"base-{kind}",), drawing * passes[kind] + 10)
+        seconds = 10 + DRAWING * draws * sum((1 + each) / 2 for each in samples[kind])
+        cell = Cell(f"gradients-{kind}", f"{kind}_gradients", settings, (f"base-{kind}",), seconds)
         made.add(experiment, cell)
     made.add("score-function", Cell("textbook", "textbook", {}, seconds=10))
     made.add("score-function", made.cells["gradients-gumbel"], made.cells["base-reinforce"], made.cells["base-gumbel"])
@@ -308,8 +309,9 @@ def _collapse(made: Cells, plan: Plan) -> None:
         settings["overrides"] = [*context.bottlenecks[kind], *context.overrides, *overrides]
         settings["utterances"], settings["seconds_each"] = plan.utterances, plan.seconds_each
         settings["share_free_nats"] = context.free_nats_per_dimension
+        seconds = context.steps * context.step_seconds[kind] + STARTING + measuring(plan)
         name = f"context-{kind}-{units}-{remedy.replace(' ', '_') + '-' if remedy else ''}{seed}"
-        return Cell(name, "context", settings, ("data",), context.seconds + STARTING + measuring(plan))
+        return Cell(name, "context", settings, ("data",), seconds)
 
     for seed, units, kind in product(plan.seeds, context.units, context.bottlenecks):
         experiments = ["codebook-collapse"] if kind == "vq" else ["posterior-collapse"]

@@ -46,7 +46,7 @@ schedules:
   settings: {2 to 0.5: [], constant 0.1: [bottleneck.start_temperature=0.1, bottleneck.end_temperature=0.1]}
 context:
   steps: 2
-  seconds: 1
+  step_seconds: {gaussian: 0.1, gumbel: 0.1, reinforce: 0.1, vq: 0.1}
   units: [0, 1]
   overrides: [data.batch_size=2, training.log_every=1, training.valid_every=2]
   bottlenecks: {gaussian: [bottleneck.kl_weight=1.0], gumbel: [], reinforce: [bottleneck.samples=2], vq: []}
