@@ -195,11 +195,11 @@ def collapse(results: Results) -> Figure:
     figure, (axes,) = _panels(1, 1, width=6, height=3.2)
     for kind in results["plan"]["context"]["bottlenecks"]:
         gaps = gaps_by_context(results, kind)
-        x = range(len(gaps))
-        values = [gaps[context] for context in gaps]
+        known = [(place, own) for place, own in enumerate(gaps.values()) if own]
+        x, values = [place for place, _ in known], [own for _, own in known]
         axes.plot(x, [np.mean(own) for own in values], color=COLOURS[kind], marker="o", markersize=4, label=kind)
         axes.fill_between(x, [min(v) for v in values], [max(v) for v in values], color=COLOURS[kind], alpha=0.2, lw=0)
-        axes.set(xticks=x, xticklabels=list(gaps))
+        axes.set(xticks=range(len(gaps)), xticklabels=list(gaps))
     axes.set(xlabel="context (samples)", ylabel="shuffle gap, nats per frame", yscale="symlog")
     axes.legend()
     return figure

@@ -51,7 +51,8 @@ class StochasticVQ(VectorQuantizer):
 
 
 class OneDimension(GaussianBottleneck):
-    """A Gaussian posterior of which one dimension is drawn and all others are their means, or of which all are.
+    """A Gaussian posterior of which one dimension is drawn and all others are their means, constants without a
+    gradient; or of which all are drawn.
 
     `reparameterised`: the gradient passes the sample. `score`: it does not; what is used is
 
@@ -78,6 +79,7 @@ class OneDimension(GaussianBottleneck):
         samples = self.samples if self.training else 1
         mean, log_variance = (x.repeat(samples, 1, 1) for x in self.posterior(z))
         drawn = self.drawn(mean)
+        mean, log_variance = (x * drawn + (x * (1 - drawn)).detach() for x in (mean, log_variance))
         sample = mean + (0.5 * log_variance).exp() * torch.randn_like(mean) * drawn if self.training else mean
         loss = z.new_zeros(())
         if self.estimator == "reparameterised":

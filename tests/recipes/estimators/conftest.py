@@ -92,7 +92,7 @@ def run(tiny, tmp_path_factory):
         from bench import main
 
         options = [option for name in only for option in ("--only", name)]
-        return main([*tiny, "--exp", str(exp), *options]), exp
+        return main([*tiny, "--exp", str(exp), "--no-report", *options]), exp
 
     return go
 
