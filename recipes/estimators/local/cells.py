@@ -18,7 +18,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from plan import Cell, Cells, Plan, cells_of
+from cell_list import Cell, Cells, cells_of
+from plan import Plan
 
 from audiovq.config import ExperimentConfig, load_config
 from audiovq.errors import Stopped

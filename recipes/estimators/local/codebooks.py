@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from cell_list import Cell
 from cells import Bench
 from data import whole
 from jaxtyping import Float
-from plan import Cell
 from torch import Tensor
 from torch.nn import functional as F
 from training import experiment, load_model

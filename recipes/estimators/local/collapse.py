@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from cell_list import Cell
 from cells import Bench
 from data import read_waves
 from diagnostics import latent_gap, usage
-from plan import Cell
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F

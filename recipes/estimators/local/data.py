@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cell_list import Cell
 from cells import Bench
-from plan import Cell
 from torch import Tensor
 
 from audiovq.batching import evenly_spread

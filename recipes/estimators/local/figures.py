@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from judges_of_gradients import rows_of
-from judges_of_trainings import by_beta, by_schedule, gaps_by_context, late, probed, used
+from drawing import COLOURS, band, panels
+from figures_of_gradients import gaussian, relaxation, samples, schedules, straight, temperatures, textbook
+from judges_of_collapse import by_beta, gaps_by_context, late, used
+from judges_of_trainings import probed
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from results import Results, found, is_complete, records
 
-COLOURS = {"none": "#868e96", "gaussian": "#1c7ed6", "gumbel": "#e8590c", "reinforce": "#9c36b5", "vq": "#2b8a3e"}
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "audiovq",
@@ -39,10 +40,10 @@ def figures(results: Results) -> dict[str, str]:
 
 
 def rates(results: Results) -> Figure:
-    figure, panels = _panels(1, 3, width=10, height=3.2)
+    figure, all_axes = panels(1, 3, width=10, height=3.2)
     curves, points = records(results, "curve-"), records(results, "compare-")
     for axes, name, title in zip(
-        panels, ("stoi", "pesq_wb", "mel_distance"), ("STOI", "PESQ-WB", "mel distance"), strict=True
+        all_axes, ("stoi", "pesq_wb", "mel_distance"), ("STOI", "PESQ-WB", "mel distance"), strict=True
     ):
         for kind, colour in COLOURS.items():
             measure = "kl" if kind == "gaussian" else "entropy"
@@ -63,7 +64,7 @@ def rates(results: Results) -> Figure:
         if plain:
             axes.axhspan(min(plain), max(plain), color=COLOURS["none"], alpha=0.4, label="none")
         axes.set(title=title, xlabel="bit/s (entropy of codes; gaussian: KL)", xscale="log")
-    panels[0].legend()
+    all_axes[0].legend()
     return figure
 
 
@@ -80,119 +81,24 @@ def _bar(axes: Axes, rates: Sequence[float], values: Sequence[float], colour: st
     axes.errorbar([x], [y], yerr=error[0], xerr=error[1], color=colour, marker="s", markersize=6, capsize=3)
 
 
-def gaussian(results: Results) -> Figure:
-    figure, (bias, variance) = _panels(1, 2, width=9, height=2.8)
-    _estimators(bias, variance, rows_of(results, "gaussian"), COLOURS["gaussian"])
-    return figure
-
-
-def _estimators(bias: Axes, variance: Axes, rows: list[dict[str, Any]], colour: str) -> None:
-    y = np.arange(len(rows))[::-1]
-    bias.barh(y, [row["one"]["bias"] for row in rows], color=colour)
-    bias.plot([row["one"]["bias_noise"] for row in rows], y, "k|", markersize=9, label="if unbiased")
-    bias.set(title="bias, relative", yticks=y, yticklabels=[row["estimator"] for row in rows], xscale="log")
-    bias.legend(fontsize=7)
-    variance.barh(y, [row["all"]["variance"] for row in rows], color=colour)
-    variance.set(title="variance, whole encoder", yticks=y, yticklabels=[""] * len(y), xscale="log")
-
-
-def samples(results: Results) -> Figure:
-    figure, (one, whole, learning) = _panels(1, 3, width=10, height=3)
-    rows = rows_of(results, "reinforce")
-    for baseline, marker in (("none", "x"), ("moving_average", "^"), ("leave_one_out", "o")):
-        own = [row for row in rows if row["bottleneck"]["baseline"] == baseline]
-        for axes, part in ((one, "one"), (whole, "all")):
-            x = [row["bottleneck"]["samples"] for row in own]
-            axes.plot(
-                x, [row[part]["variance"] for row in own], color=COLOURS["reinforce"], marker=marker, label=baseline
-            )
-            axes.set(xscale="log", yscale="log", xlabel="samples S", xticks=x, xticklabels=x)
-    one.set(title="variance, one frame")
-    whole.set(title="variance, whole encoder")
-    one.legend(fontsize=7)
-    for kind in ("gumbel", "reinforce"):
-        (record,) = records(results, f"base-{kind}")
-        valid = record["result"]["curves"]["valid"]
-        share = np.array(valid.get("step", [])) / record["result"]["steps"]
-        learning.plot(share, valid.get("loss", []), color=COLOURS[kind], marker="o", markersize=3, label=kind)
-    learning.set(title="validation loss", xlabel="share of the training time")
-    learning.legend()
-    return figure
-
-
-def temperatures(results: Results) -> Figure:
-    figure, (bias, variance) = _panels(1, 2, width=7, height=2.8)
-    for hard, style in ((False, "o-"), (True, "s--")):
-        rows = [row for row in rows_of(results, "gumbel")[1:] if row["bottleneck"]["hard"] == hard]
-        x = [row["bottleneck"]["end_temperature"] for row in rows]
-        label = "straight-through" if hard else "relaxed"
-        bias.plot(x, [row["one"]["bias"] for row in rows], style, color=COLOURS["gumbel"], label=label)
-        bias.plot(x, [row["one"]["bias_noise"] for row in rows], ":", color="black")
-        variance.plot(x, [row["all"]["variance"] for row in rows], style, color=COLOURS["gumbel"], label=label)
-    variance.axhline(rows_of(results, "gumbel")[0]["all"]["variance"], color=COLOURS["reinforce"], label="REINFORCE")
-    bias.set(title="bias, relative (dots: if unbiased)", xlabel="temperature", xscale="log", yscale="log")
-    variance.set(title="variance, whole encoder", xlabel="temperature", xscale="log", yscale="log")
-    variance.legend(fontsize=7)
-    return figure
-
-
-def straight(results: Results) -> Figure:
-    figure, (bias, cosine) = _panels(1, 2, width=7, height=2.8)
-    rows = rows_of(results, "vq")[1:]
-    x = [row["temperature"] for row in rows]
-    for axes, name in ((bias, "bias"), (cosine, "cosine")):
-        axes.plot(x, [row["one"][name] for row in rows], "o-", color=COLOURS["vq"], label="stochastic VQ")
-        axes.plot(x, [row["deterministic"][name] for row in rows], "s--", color="black", label="VQ")
-        axes.set(title=f"{name} to the exact gradient", xlabel="temperature of the stochastic VQ", xscale="log")
-    bias.set(yscale="log")
-    cosine.legend(fontsize=7)
-    return figure
-
-
-def schedules(results: Results) -> Figure:
-    figure, panels = _panels(1, 3, width=10, height=2.8)
-    for number, (name, rows) in enumerate(by_schedule(results).items()):
-        for axes, part, key in zip(
-            panels, ("train",) * 2 + ("valid",), ("temperature", "gradient_norm", "loss"), strict=True
-        ):
-            _band(axes, rows, part, key, f"C{number}", name)
-    for axes, title in zip(panels, ("temperature", "gradient norm", "validation loss"), strict=True):
-        axes.set(title=title, xlabel="step")
-    panels[1].set(yscale="log")
-    panels[2].legend(fontsize=7)
-    return figure
-
-
-def relaxation(results: Results) -> Figure:
-    figure, panels = _panels(1, 2, width=8, height=2.8, shared=True)
-    for axes, hard in zip(panels, (False, True), strict=True):
-        for number, (name, rows) in enumerate(by_schedule(results, hard=hard).items()):
-            _band(axes, rows, "valid", "hardened", f"C{number}", name, minus="relaxed")
-        axes.axhline(0, color="black", lw=0.8)
-        axes.set(title=f"trained {'hard' if hard else 'soft'}", xlabel="step")
-    panels[0].set(ylabel="loss hard less loss relaxed")
-    panels[1].legend(fontsize=7)
-    return figure
-
-
 def kl(results: Results) -> Figure:
     plan = results["plan"]["context"]
     kinds = [kind for kind in plan["bottlenecks"] if kind != "vq"]
-    figure, panels = _panels(1, len(kinds), width=10, height=2.8)
-    for axes, kind in zip(panels, kinds, strict=True):
+    figure, all_axes = panels(1, len(kinds), width=10, height=2.8)
+    for axes, kind in zip(all_axes, kinds, strict=True):
         for number, units in enumerate(plan["units"]):
             rows = records(results, f"context-{kind}-", units=units, remedy=None)
-            _band(axes, rows, "train", "kl", f"C{number}", f"context {rows[0]['result']['context']}")
+            band(axes, rows, "train", "kl", f"C{number}", f"context {rows[0]['result']['context']}")
         for remedy, style in zip(plan["remedies"], ("--", ":"), strict=False):
             rows = records(results, f"context-{kind}-", units=plan["remedy_units"][-1], remedy=remedy)
-            _band(axes, rows, "train", "kl", "black", remedy, style=style)
+            band(axes, rows, "train", "kl", "black", remedy, style=style)
         axes.set(title=f"{kind}: KL, nats per frame", xlabel="step", yscale="symlog")
-    panels[-1].legend(fontsize=7)
+    all_axes[-1].legend(fontsize=7)
     return figure
 
 
 def collapse(results: Results) -> Figure:
-    figure, (axes,) = _panels(1, 1, width=6, height=3.2)
+    figure, (axes,) = panels(1, 1, width=6, height=3.2)
     for kind in results["plan"]["context"]["bottlenecks"]:
         gaps = gaps_by_context(results, kind)
         known = [(place, own) for place, own in enumerate(gaps.values()) if own]
@@ -207,7 +113,7 @@ def collapse(results: Results) -> Figure:
 
 def codebooks(results: Results) -> Figure:
     plan = results["plan"]["codebooks"]
-    figure, (axes,) = _panels(1, 1, width=7, height=3)
+    figure, (axes,) = panels(1, 1, width=7, height=3)
     ways = [(r, u, i) for r in plan["revival"] for u in plan["updates"] for i in plan["inits"]]
     for y, (revival, update, init) in enumerate(ways):
         values = used(results, revival=revival, update=update, init=init)
@@ -219,12 +125,14 @@ def codebooks(results: Results) -> Figure:
 
 
 def commitment(results: Results) -> Figure:
-    figure, panels = _panels(1, 3, width=9, height=2.6)
+    figure, all_axes = panels(1, 3, width=9, height=2.6)
     betas = results["plan"]["commitment"]["betas"]
     stoi = by_beta(results, "test", "metrics", "stoi")
     rows = {beta: records(results, "commitment-", beta=beta) for beta in betas}
     parts = [stoi, *({b: late(rows[b], name) for b in betas} for name in ("switched", "drift"))]
-    for axes, values, title in zip(panels, parts, ("STOI", "codes switched by a step", "drift by a step"), strict=True):
+    for axes, values, title in zip(
+        all_axes, parts, ("STOI", "codes switched by a step", "drift by a step"), strict=True
+    ):
         for place, beta in enumerate(betas):
             axes.plot([place] * len(values[beta]), values[beta], "o", color=COLOURS["vq"], markersize=4)
         axes.set(title=title, xlabel="weight", xticks=range(len(betas)), xticklabels=[f"{b:g}" for b in betas])
@@ -232,7 +140,7 @@ def commitment(results: Results) -> Figure:
 
 
 def kmeans(results: Results) -> Figure:
-    figure, (axes,) = _panels(1, 1, width=6, height=3)
+    figure, (axes,) = panels(1, 1, width=6, height=3)
     rows = records(results, "kmeans-")
     for number, name in enumerate(rows[0]["result"]["errors"]):
         values = np.array([record["result"]["errors"][name] for record in rows])
@@ -245,7 +153,7 @@ def kmeans(results: Results) -> Figure:
 
 
 def stages(results: Results) -> Figure:
-    figure, (axes,) = _panels(1, 1, width=5, height=3)
+    figure, (axes,) = panels(1, 1, width=5, height=3)
     for kind in results["plan"]["stages"]["bottlenecks"]:
         for way, marker in (("after", "o"), ("joint", "s")):
             rows = [r for r in records(results, f"stages-{way}-{kind}-") if not r["result"]["failed"]]
@@ -264,28 +172,13 @@ def stages(results: Results) -> Figure:
 
 
 def probes(results: Results) -> Figure:
-    figure, panels = _panels(1, 2, width=8, height=2.6)
-    for axes, target in zip(panels, ("word", "voice"), strict=True):
+    figure, all_axes = panels(1, 2, width=8, height=2.6)
+    for axes, target in zip(all_axes, ("word", "voice"), strict=True):
         values = {kind: own for kind, own in probed(results, target).items() if own}
         for place, (kind, own) in enumerate(values.items()):
             axes.barh(place, np.mean(own), color=COLOURS.get(kind, "black"), alpha=0.7)
             axes.plot(own, [place] * len(own), "k.", markersize=4)
         axes.set(title=f"{target}: accuracy", yticks=range(len(values)), yticklabels=list(values), xlim=(0, 1))
-    return figure
-
-
-def textbook(results: Results) -> Figure:
-    figure, panels = _panels(2, 3, width=9, height=4.6, shared=True)
-    known = results["cells"]["textbook"]["result"]
-    for axes, (name, values) in zip(panels, known["estimators"].items(), strict=True):
-        mean, deviation = np.array(values["mean"]), np.array(values["deviation"])
-        axes.plot(known["p"], known["true"], "k--", label="true gradient")
-        axes.plot(known["p"], mean, color="#1c7ed6", label="mean of the estimates")
-        axes.fill_between(known["p"], mean - deviation, mean + deviation, color="#1c7ed6", alpha=0.2, lw=0)
-        axes.set_title(name, fontsize=9)
-    panels[0].legend(loc="lower right", fontsize=8)
-    for axes in panels[3:]:
-        axes.set(xlabel="p")
     return figure
 
 
@@ -313,28 +206,6 @@ FIGURES: dict[str, tuple[str, tuple[str, ...], Callable[[Results], Figure]]] = {
     "probes": ("Linear probes on frozen latents; dots are seeds.", ("representations",), probes),
 }  # fmt: skip
 """Caption, experiments and maker of each figure."""
-
-
-def _band(
-    axes: Axes, rows: Sequence[dict[str, Any]], part: str, name: str, colour: str, label: str,
-    minus: str | None = None, style: str = "-",
-) -> None:  # fmt: skip
-    """Mean over trainings of a logged quantity and its range."""
-    curves = [record["result"].get("curves", {}).get(part, {}) for record in rows]
-    curves = [curve for curve in curves if name in curve]
-    if not curves:
-        return
-    length = min(len(curve["step"]) for curve in curves)  # A failed run ends early.
-    values = np.array([curve[name][:length] for curve in curves])
-    if minus is not None:
-        values = values - np.array([curve[minus][:length] for curve in curves])
-    axes.plot(curves[0]["step"][:length], values.mean(0), style, color=colour, label=label)
-    axes.fill_between(curves[0]["step"][:length], values.min(0), values.max(0), color=colour, alpha=0.15, lw=0)
-
-
-def _panels(rows: int, columns: int, width: float, height: float, shared: bool = False) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, list(np.atleast_1d(figure.subplots(rows, columns, sharex=shared, sharey=shared)).flat)
 
 
 def _svg(figure: Figure) -> str:

@@ -6,9 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
+from cell_list import Cell
 from cells import Bench
 from estimates import GradientStatistics, OneLatent, encoder_gradient, gradient_statistics
-from plan import Cell
 from stochastic import OneDimension, StochasticVQ
 from torch import Tensor
 from torch.nn import functional as F
@@ -145,7 +145,7 @@ def gumbel_gradients(bench: Bench, cell: Cell) -> dict[str, Any]:
     return categorical_rows(problem, ways)
 
 
-def codes(problem: Problem) -> dict[str, int]:
+def codes(problem: Problem) -> dict[str, Any]:
     """As many codes as the trained model has."""
     return {"codebook_size": problem.model.bottleneck.codebook_size}
 
@@ -154,7 +154,7 @@ def categorical_rows(problem: Problem, configs: list[Any]) -> dict[str, Any]:
     """Statistics of estimators for one categorical posterior."""
     rows, exact = [], None
     for config in configs:
-        make = ReinforceBottleneck if isinstance(config, ReinforceConfig) else GumbelBottleneck
+        make: Any = ReinforceBottleneck if isinstance(config, ReinforceConfig) else GumbelBottleneck
         problem.use(make(problem.config.latent_dim, config))
         exact = problem.one_latent().exact() if exact is None else exact
         rows.append({**problem.compare(name_of(config), exact), "bottleneck": config.model_dump()})

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cell_list import Cell
 from cells import Bench
 from data import SPLITS, relative_path, whole
 from jaxtyping import Float, Int
-from plan import Cell
 from stages import rate, train_prior
 from torch import Tensor, nn
 from torch.nn import functional as F

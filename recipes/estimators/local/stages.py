@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from cell_list import Cell
 from cells import Bench
 from data import whole
 from jaxtyping import Float, Int
-from plan import Cell
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from judges_of_trainings import IGNORED, compared, points_of
+from judges_of_collapse import IGNORED
+from judges_of_trainings import compared, points_of
 from plan import EXPERIMENTS, KINDS
 from results import Results, failures, found, records, text_of
 from verdicts import Verdict, verdicts

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from cell_list import Cell
 from cells import Bench
 from data import read_waves
 from diagnostics import latent_gap, usage
 from estimates import restored
-from plan import Cell
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -219,10 +219,9 @@ def train(config: ExperimentConfig, folder: Path, watch: str | None, random_code
 def make_task(config: ExperimentConfig, released: Path, kind: type[AutoencoderTask] = BenchTask) -> tuple[Any, Any]:
     """A task, and the accelerator that it runs on."""
     accelerator = start_accelerator("cpu", config.training)
-    manifests = [
-        {path: read_manifest(path)} for path in (config.data.train_manifests[0], config.data.valid_manifests[0])
-    ]
-    return kind(config, *manifests, accelerator, released), accelerator
+    paths = (config.data.train_manifests[0], config.data.valid_manifests[0])
+    train, valid = ({path: read_manifest(path)} for path in paths)
+    return kind(config, train, valid, accelerator, released), accelerator
 
 
 def steps_done(folder: Path) -> int:

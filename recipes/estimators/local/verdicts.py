@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import judges_of_collapse as collapse
 import judges_of_gradients as gradients
 import judges_of_trainings as trainings
 from results import Results, is_complete
@@ -126,40 +127,40 @@ CLAIMS = [
     Claim(
         "posterior-collapse", "A VAE ignores its latents under a decoder that sees enough of the past.",
         "Bowman et al., 2016; Chen et al., 2017; van den Oord et al., 2017", CONTEXT, "collapse",
-        trainings.context_makes_collapse,
+        collapse.context_makes_collapse,
     ),
     Claim(
         "posterior-collapse", "The Gaussian collapses before the categorical ones.", "lecture notes", CONTEXT,
-        "collapse", trainings.gaussian_collapses_first,
+        "collapse", collapse.gaussian_collapses_first,
     ),
     Claim(
         "posterior-collapse", "KL warm-up and free bits keep the latents in use.",
-        "Bowman et al., 2016; Kingma et al., 2016", CONTEXT, "kl", trainings.remedies_help,
+        "Bowman et al., 2016; Kingma et al., 2016", CONTEXT, "kl", collapse.remedies_help,
     ),
     Claim(
         "codebook-collapse", "VQ does not ignore its codes under the same decoders.", "van den Oord et al., 2017",
-        CONTEXT, "collapse", trainings.vq_does_not_collapse,
+        CONTEXT, "collapse", collapse.vq_does_not_collapse,
     ),
     Claim(
         "codebook-collapse", "Its own failure is that codes fall out of use.", "Kaiser et al., 2018", TRAINED,
-        "codebooks", trainings.codes_die,
+        "codebooks", collapse.codes_die,
     ),
     Claim(
         "codebook-collapse", "Revival, moving averages and a start from the data each keep more codes in use.",
-        "Razavi et al., 2019; Łańcucki et al., 2020", TRAINED, "codebooks", trainings.codes_are_kept,
+        "Razavi et al., 2019; Łańcucki et al., 2020", TRAINED, "codebooks", collapse.codes_are_kept,
     ),
     Claim(
         "commitment", "Results do not depend much on the commitment loss's weight, from 0.1 to 2.",
-        "van den Oord et al., 2017, section 3.2", TRAINED, "commitment", trainings.commitment_does_not_matter,
+        "van den Oord et al., 2017, section 3.2", TRAINED, "commitment", collapse.commitment_does_not_matter,
     ),
     Claim(
         "commitment", "Without it the encoder's output drifts and codes switch more.", "van den Oord et al., 2017",
-        TRAINED, "commitment", trainings.commitment_holds_the_encoder,
+        TRAINED, "commitment", collapse.commitment_holds_the_encoder,
     ),
     Claim(
         "k-means", "The codebook loss is online k-means: it arrives where Lloyd's iterations and moving averages do.",
         "van den Oord et al., 2017, appendix A.1", "latents of one trained model, frozen, all seeds", "kmeans",
-        trainings.codebook_loss_is_kmeans,
+        collapse.codebook_loss_is_kmeans,
     ),
     Claim(
         "two-stages", "A prior trained afterwards gives up nothing against one trained with the autoencoder.",

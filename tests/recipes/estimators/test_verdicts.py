@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import judges_of_collapse as collapse
 import judges_of_gradients as gradients
 import judges_of_trainings as trainings
 import pytest
 import report
-from publish import BEGIN, END, published, with_table
+from publish import BEGIN, END, LECTURE, published, with_findings, with_table
 from results import difference, text_of
 from tables import Table, comparison
 from training import setting_for
@@ -149,13 +151,13 @@ SPLIT = {0: [50.0, 60.0], 16: [9.0, 8.0], 256: [0.0, 5.0]}
 )
 def test_collapse_is_told_by_all_seeds_of_what_is_used_without_context(gaussian, gumbel, collapses, first):
     results = collapse_results({"gaussian": gaussian, "gumbel": gumbel})
-    assert trainings.context_makes_collapse(results)[0] is collapses
-    assert trainings.gaussian_collapses_first(results)[0] is first
+    assert collapse.context_makes_collapse(results)[0] is collapses
+    assert collapse.gaussian_collapses_first(results)[0] is first
 
 
 @pytest.mark.parametrize(("gaps", "expected"), [(USED, True), (LATER, False), (UNUSED, None)])
 def test_vq_collapses_where_any_seed_ignores_its_codes(gaps, expected):
-    assert trainings.vq_does_not_collapse(collapse_results({"vq": gaps}))[0] is expected
+    assert collapse.vq_does_not_collapse(collapse_results({"vq": gaps}))[0] is expected
 
 
 # --- trainings -------------------------------------------------------------------------------------------------
@@ -174,12 +176,12 @@ def commitment_results(stoi: dict[float, list[float]]) -> dict[str, Any]:
 
 def test_commitment_does_not_matter_if_stoi_hardly_changes():
     flat = {0.0: [0.5, 0.5], 0.1: [0.75, 0.76], 0.25: [0.75, 0.755], 2.0: [0.75, 0.75]}
-    assert trainings.commitment_does_not_matter(commitment_results(flat))[0] is True
-    assert trainings.commitment_does_not_matter(commitment_results({**flat, 2.0: [0.6, 0.61]}))[0] is False
+    assert collapse.commitment_does_not_matter(commitment_results(flat))[0] is True
+    assert collapse.commitment_does_not_matter(commitment_results({**flat, 2.0: [0.6, 0.61]}))[0] is False
 
 
 def test_seeds_that_are_missing_leave_a_verdict_open():
-    holds, text = trainings.commitment_holds_the_encoder(commitment_results({0.0: [0.5], 0.25: [0.7]}))
+    holds, text = collapse.commitment_holds_the_encoder(commitment_results({0.0: [0.5], 0.25: [0.7]}))
     assert holds is None
     assert "one seed" in text
 
@@ -281,11 +283,36 @@ def test_a_table_escapes_bars():
     assert Table(["a", "b"], [["x|y", "1"]]).markdown().splitlines()[-1] == r"| x\|y | 1 |"
 
 
+def test_lecture_shows_verdicts_and_figures_of_what_was_run_and_says_what_was_not(results):
+    lecture = LECTURE.read_text(encoding="utf-8")
+    told = with_findings(lecture, results)
+    assert all(f"](figures/{name}.svg)" in told for name in report.FIGURES)
+    assert all(claim.text in told for claim in CLAIMS)
+    assert with_findings(told, results) == told
+    empty = with_findings(told, None)
+    assert empty.count("Not run yet: ") == len({claim.experiment for claim in CLAIMS})
+    assert "figures/" not in empty
+
+
+def test_lines_of_code_in_the_lecture_are_those_of_the_files():
+    text = LECTURE.read_text(encoding="utf-8")
+    files = {link: (LECTURE.parent / link).resolve().read_text() for link in re.findall(r"\]\(([./a-z_]+\.py)\)", text)}
+    code = "".join("".join(source.split()) for source in files.values())
+    quoted = [line for line in re.findall(r"`([^`]+)`", text.replace("\n", " ")) if " = " in line or "return " in line]
+    quoted += [line for line in re.findall(r"`(loss=[^`]+)`", text)]
+    assert len(quoted) >= 11
+    for line in quoted:
+        assert "".join(line.split()) in code, line
+
+
 def test_stored_results_give_the_stored_verdicts_and_texts():
     stored = json.loads(STORED.read_text(encoding="utf-8"))
     if "cells" not in stored:
+        assert with_findings(LECTURE.read_text(encoding="utf-8"), None) == LECTURE.read_text(encoding="utf-8")
         pytest.skip("results.json is of the bench before this one")
     assert [asdict(verdict) for verdict in verdicts(stored)] == stored["verdicts"]
+    lecture = LECTURE.read_text(encoding="utf-8")
+    assert with_findings(lecture, stored) == lecture
     assert (STORED.parent / "RESULTS.md").read_text(encoding="utf-8") == report.markdown(stored, with_figures=False)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     if all(verdict["verdict"] != "not run" for verdict in stored["verdicts"]):
