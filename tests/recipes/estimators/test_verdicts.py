@@ -299,7 +299,7 @@ def test_lines_of_code_in_the_lecture_are_those_of_the_files():
     files = {link: (LECTURE.parent / link).resolve().read_text() for link in re.findall(r"\]\(([./a-z_]+\.py)\)", text)}
     code = "".join("".join(source.split()) for source in files.values())
     quoted = [line for line in re.findall(r"`([^`]+)`", text.replace("\n", " ")) if " = " in line or "return " in line]
-    quoted += [line for line in re.findall(r"`(loss=[^`]+)`", text)]
+    quoted += re.findall(r"`(loss=[^`]+)`", text)
     assert len(quoted) >= 11
     for line in quoted:
         assert "".join(line.split()) in code, line
