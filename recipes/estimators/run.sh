@@ -47,9 +47,11 @@ parse_options only data exp config plan hours workers stage stop_stage -- "$@"
 check_stage --stage "$stage" 1 2
 check_stage --stop-stage "$stop_stage" 1 2
 
-[[ ${stage:-1} == 1 ]] || hours=0 # No cell begins.
+stages=()
+[[ ${stage:-1} == 1 ]] || stages+=(--no-cells)
+[[ ${stop_stage:-2} == 2 ]] || stages+=(--no-report)
 python "$recipe/local/bench.py" --data "$data" --exp "$exp" --config "$config" --plan "$plan" --hours "$hours" \
-  --workers "$workers" ${only:+--only "$only"} $([[ $stop_stage != 1 ]] || echo --no-report)
+  --workers "$workers" ${only:+--only "$only"} "${stages[@]}"
 
 cat <<END
 

@@ -30,12 +30,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="cells at a time; 0: in this process")
     parser.add_argument("--list", action="store_true", help="say what would be done, and how long it takes")
     parser.add_argument("--no-report", action="store_true", help="write results.json alone")
+    parser.add_argument("--no-cells", action="store_true", help="report what is done already")
     args = parser.parse_args(arguments)
     try:
         bench = Bench.read(args.plan, args.config, args.data, args.exp)
         if args.list:
             return show(bench, args.only or EXPERIMENTS)
-        return work(bench, args.only or EXPERIMENTS, args.workers, args.hours, not args.no_report)
+        cells = [] if args.no_cells else bench.cells.wanted(args.only or EXPERIMENTS)
+        left = run_cells(bench, cells, args.workers, 3600 * args.hours)
+        tell(bench, args.only or EXPERIMENTS, not args.no_report)
+        if left:
+            print(f"bench.py: {len(left)} cells are left, first {left[0]}; the same command goes on", file=sys.stderr)
+        return 1 if left else 0
     except Stopped as error:
         print(f"bench.py: {error}", file=sys.stderr)
         return 1
@@ -47,23 +53,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
-def work(bench: Bench, experiments: Sequence[str], workers: int, hours: float, report: bool) -> int:
-    """Do the cells, then write results and report; 1 if time ran out before all were done."""
+def tell(bench: Bench, experiments: Sequence[str], report: bool) -> None:
+    """Write results and report, and print verdicts."""
     from verdicts import as_data
 
-    left = run_cells(bench, bench.cells.wanted(experiments), workers, 3600 * hours)
     results = collect(bench)
-    write_json(bench.exp / "results.json", results | {"verdicts": as_data(results)})
+    judged = as_data(results)
+    write_json(bench.exp / "results.json", results | {"verdicts": judged})
     if report:
         from report import write_report
 
         write_report(results, bench.exp)
-    for verdict in as_data(results):
+    for verdict in judged:
         if verdict["experiment"] in experiments:
             print(f"{verdict['verdict']}: {verdict['text']} {verdict['evidence']}")
-    if left:
-        print(f"bench.py: {len(left)} cells are left, first {left[0]}; the same command goes on", file=sys.stderr)
-    return 1 if left else 0
 
 
 def show(bench: Bench, experiments: Sequence[str]) -> int:

@@ -9,7 +9,9 @@ import json
 import os
 import platform
 import shutil
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -125,7 +127,7 @@ def run_cells(bench: Bench, cells: Sequence[Cell], workers: int, seconds: float)
             cell = waiting.pop(0)
             report(cell.name, do_cell(bench, cell))
         return [cell.name for cell in waiting]
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin_worker) as pool:
         running: dict[Future[str], str] = {}
         while waiting or running:
             open_names = {cell.name for cell in waiting} | {*running.values()}
@@ -218,7 +220,16 @@ def _do_in_worker(bench: Bench, cell: Cell) -> str:
         os._exit(1)
 
 
-def _one_thread() -> None:
+def _begin_worker() -> None:
+    """One thread; and when the bench is killed, the training is told to save its state and end."""
     import torch
 
     torch.set_num_threads(1)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -161,6 +161,10 @@ def commitment_holds_the_encoder(results: Results) -> Finding:
         parts.append(f"{title}: " + ", ".join(f"{beta:g} {text_of(own)}" for beta, own in values.items()))
         usual = values.get(0.25, [])
         signs.append(difference(values.get(0.0, []), usual))
+    spreads = {
+        b: late(records(results, "commitment-", beta=b), "spread") for b in results["plan"]["commitment"]["betas"]
+    }
+    parts.append("spread of latents: " + ", ".join(f"{beta:g} {text_of(own)}" for beta, own in spreads.items()))
     text = "; ".join(parts)
     return (None, f"{text}; {ONE_SEED}") if None in signs else (all(sign == 1 for sign in signs), text)
 

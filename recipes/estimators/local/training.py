@@ -42,7 +42,7 @@ WATCHED = 6
 """Validation utterances on which the relaxation is looked at."""
 CURVES = (
     *("loss", "kl", "kl_weight", "temperature", "perplexity", "gradient_norm", "quantization_error"),
-    *("switched", "drift", "relaxed", "hardened", "mode", "revived_codes"),
+    *("switched", "drift", "spread", "relaxed", "hardened", "mode", "revived_codes"),
 )
 
 
@@ -65,7 +65,8 @@ class BenchTask(AutoencoderTask):
         after = self._codes(batch[0])
         moved = (after[1] - before[1]).square().sum(1).mean()
         spread = (before[1] - before[1].mean((0, 2), keepdim=True)).square().sum(1).mean()
-        return {**metrics, "switched": (after[0] != before[0]).float().mean(), "drift": (moved / spread).sqrt()}
+        switched = (after[0] != before[0]).float().mean()
+        return {**metrics, "switched": switched, "drift": (moved / spread).sqrt(), "spread": spread.sqrt()}
 
     @torch.no_grad()
     def _codes(self, wave: Tensor) -> tuple[Tensor, Tensor]:
