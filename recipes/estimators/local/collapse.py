@@ -32,6 +32,7 @@ from audiovq.data.crops import CropSampler
 from audiovq.data.manifest import read_manifest
 from audiovq.devices import seed_everything
 from audiovq.errors import TrainingError
+from audiovq.files import atomic_path
 from audiovq.nn.conv import CausalConv1d, CausalConvTranspose1d, CausalSequential, ResidualUnit, activate
 from audiovq.training.folder import open_run
 from audiovq.training.log import RunLog
@@ -179,4 +180,5 @@ class ContextTask(Task[ContextModel]):
         return {"loss": sum(losses) / len(losses)}
 
     def release(self, model: ContextModel) -> None:
-        save_file(model.state_dict(), self.folder / WEIGHTS)
+        with atomic_path(self.folder / WEIGHTS) as path:
+            save_file(model.state_dict(), path)

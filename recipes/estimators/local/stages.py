@@ -25,6 +25,7 @@ from audiovq.config import CodesConfig, ExperimentConfig, PriorConfig, TrainingC
 from audiovq.data.manifest import read_manifest
 from audiovq.devices import derive_seed, seed_everything
 from audiovq.errors import TrainingError
+from audiovq.files import atomic_path
 from audiovq.models.autoencoder import Autoencoder
 from audiovq.models.prior import PriorNetwork
 from audiovq.training.autoencoder import true_waves
@@ -142,7 +143,8 @@ class JointTask(BenchTask):
 
     def release(self, model: Autoencoder) -> None:
         super().release(model)
-        save_file(self.prior.state_dict(), self.released.parent / PRIOR)
+        with atomic_path(self.released.parent / PRIOR) as path:
+            save_file(self.prior.state_dict(), path)
 
 
 @torch.no_grad()
@@ -214,7 +216,8 @@ class PriorTask(Task[PriorNetwork]):
         return {"loss": rate(model.eval(), self.valid[:2] if brief else self.valid, 1.0)}
 
     def release(self, model: PriorNetwork) -> None:
-        save_file(model.state_dict(), self.folder / PRIOR)
+        with atomic_path(self.folder / PRIOR) as path:
+            save_file(model.state_dict(), path)
 
 
 @torch.no_grad()
