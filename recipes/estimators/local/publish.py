@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from figures import figures
+from pictures import figures
 from plan import EXPERIMENTS
 from report import markdown, section_of
 from results import Results, is_complete, read_results

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import jinja2
 import tables
-from figures import FIGURES, figures
 from judges_of_gradients import rows_of
 from markupsafe import Markup, escape
+from pictures import FIGURES, figures
 from plan import EXPERIMENTS
 from results import Results, is_complete
 from tables import Table
