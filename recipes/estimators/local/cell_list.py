@@ -200,7 +200,9 @@ def _codebooks(made: Cells, plan: Plan, train: Any) -> None:
         made.add("commitment", cell)
     for seed in plan.seeds:
         settings = plan.kmeans.model_dump() | {"seed": seed}
-        made.add("k-means", Cell(f"kmeans-{seed}", "kmeans", settings, ("base-vq",), STARTING + plan.kmeans.passes))
+        made.add(
+            "k-means", Cell(f"kmeans-{seed}", "kmeans", settings, ("base-vq",), STARTING + plan.kmeans.passes / 10)
+        )
 
 
 def _stages(made: Cells, plan: Plan, shown: Mapping[str, Any]) -> None:

@@ -24,6 +24,7 @@ from cell_list import Cell, Cells, cells_of
 from plan import Plan
 
 from audiovq.config import ExperimentConfig, load_config
+from audiovq.data.manifest import read_manifest
 from audiovq.errors import Stopped
 from audiovq.files import write_json
 
@@ -55,7 +56,7 @@ class Bench:
     exp: Path
     cells: Cells
     digest: str
-    """Of the model's config, and where the speech is."""
+    """Of the model's config, and of what speech there is."""
 
     @classmethod
     def read(cls, plan: Path, config: Path, speech: Path, exp: Path) -> Bench:
@@ -66,8 +67,9 @@ class Bench:
         """
         found = load_config(plan, schema=Plan)
         load_config(config)
-        digest = hashlib.sha256(config.read_bytes() + str(speech.resolve()).encode()).hexdigest()[:16]
-        return cls(found, config, speech, exp, cells_of(found), digest)
+        files = sorted((path.relative_to(speech).as_posix(), path.stat().st_size) for path in speech.rglob("*.*"))
+        digest = hashlib.sha256(config.read_bytes() + json.dumps(files).encode()).hexdigest()[:16]
+        return cls(found, config, speech.resolve(), exp, cells_of(found), digest)
 
     def manifest(self, split: str) -> Path:
         """The manifest of train, dev or test."""
@@ -90,9 +92,13 @@ class Bench:
         """What a cell has written; None if it is still to be done, with these settings."""
         with contextlib.suppress(FileNotFoundError):
             found = json.loads(self.file(name).read_text(encoding="utf-8"))
-            if found["digest"] == self.cells.digest(name, self.digest):
+            if found["digest"] == self.cells.digest(name, self.digest) and (name != "data" or self.lists_speech()):
                 return found
         return None
+
+    def lists_speech(self) -> bool:
+        """Whether the manifests are of this folder of speech, which may have moved."""
+        return Path(str(read_manifest(self.manifest("train"))[0].path)).is_relative_to(self.speech)
 
     def result(self, name: str) -> dict[str, Any]:
         """The result of a cell that is done."""

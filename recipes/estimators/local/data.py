@@ -67,7 +67,7 @@ def read_waves(bench: Bench, split: str, count: int, seconds: float, hop_length:
 
 def relative_path(bench: Bench, utterance: Utterance) -> str:
     """Path of an utterance's file below the folder of speech."""
-    return Path(str(utterance.path)).relative_to(bench.speech.resolve()).as_posix()
+    return Path(str(utterance.path)).relative_to(bench.speech).as_posix()
 
 
 def whole(utterance: Utterance, rate: int) -> Tensor:

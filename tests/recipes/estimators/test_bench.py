@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,21 @@ def test_a_cell_with_other_settings_is_done_again(run, tiny, results, tmp_path, 
     assert main([*tiny, "--plan", str(other), "--exp", str(exp), "--only", "commitment", "--list"]) == 0
     listed = capsys.readouterr().out.splitlines()
     assert [line.split()[-1] for line in listed if "to do " in line] == ["commitment-0.5-0"]
+
+
+def test_speech_that_has_moved_is_listed_again_and_nothing_else(run, tiny, results, tmp_path, capsys):
+    from bench import main
+
+    _, exp = run()
+    moved = shutil.copytree(tiny[5], tmp_path / "moved")
+    for folder, expected in ((moved, ["data"]), (tiny[5], [])):
+        capsys.readouterr()
+        assert main([*tiny, "--data", str(folder), "--exp", str(exp), "--list"]) == 0
+        listed = capsys.readouterr().out.splitlines()
+        assert [line.split()[-1] for line in listed if "to do " in line] == expected
+    (moved / "allison/new.wav").touch()
+    assert main([*tiny, "--data", str(moved), "--exp", str(exp), "--only", "k-means", "--list"]) == 0
+    assert capsys.readouterr().out.count("to do ") == 3
 
 
 def test_a_bench_without_time_says_what_is_left_and_reports_it_as_not_run(tiny, tmp_path, capsys):
