@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from drawing import COLOURS, band, panels
@@ -33,9 +33,9 @@ def figures(results: Results) -> dict[str, str]:
     """All figures by name, as SVG documents; the same results give the same bytes."""
     with rc_context(STYLE):
         return {
-            name: _svg(maker(results))
-            for name, (_, experiments, maker) in FIGURES.items()
-            if all(is_complete(results, experiment) for experiment in experiments)
+            name: _svg(picture.draw(results))
+            for name, picture in FIGURES.items()
+            if all(is_complete(results, experiment) for experiment in picture.experiments)
         }
 
 
@@ -182,7 +182,16 @@ def probes(results: Results) -> Figure:
     return figure
 
 
-FIGURES: dict[str, tuple[str, tuple[str, ...], Callable[[Results], Figure]]] = {
+class Picture(NamedTuple):
+    """A figure of the report."""
+
+    caption: str
+    experiments: tuple[str, ...]
+    """What has to be done before it can be drawn."""
+    draw: Callable[[Results], Figure]
+
+
+PICTURES: dict[str, tuple[str, tuple[str, ...], Callable[[Results], Figure]]] = {
     "rates": ("Quality against rate on an unseen voice. Lines: one seed over the grid. Squares: means of all seeds "
               "at the compared rates, bars from the worst to the best seed.", ("rate-quality",), rates),
     "gaussian": ("Estimators of the gradient of one Gaussian.", ("reparameterisation",), gaussian),
@@ -205,7 +214,8 @@ FIGURES: dict[str, tuple[str, tuple[str, ...], Callable[[Results], Figure]]] = {
     "stages": ("A prior trained afterwards or jointly; marks are seeds.", ("two-stages",), stages),
     "probes": ("Linear probes on frozen latents; dots are seeds.", ("representations",), probes),
 }  # fmt: skip
-"""Caption, experiments and maker of each figure."""
+FIGURES = {name: Picture(*parts) for name, parts in PICTURES.items()}
+"""All figures by name."""
 
 
 def _svg(figure: Figure) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,9 +113,9 @@ def section_of(results: Results, experiment: str) -> Section:
         left = [name for name in results["experiments"][experiment] if name not in results["cells"]]
         text.append(f"Not run: {len(left)} of {len(results['experiments'][experiment])} cells are left.")
     shown = [
-        (name, caption)
-        for name, (caption, needed, _) in FIGURES.items()
-        if experiment in needed and all(is_complete(results, each) for each in needed)
+        (name, picture.caption)
+        for name, picture in FIGURES.items()
+        if experiment in picture.experiments and all(is_complete(results, each) for each in picture.experiments)
     ]
     return Section(experiment, title, text, found, shown)
 
@@ -165,12 +166,15 @@ def page(results: Results, pictures: dict[str, str]) -> str:
 
 
 def _marked(text: str) -> Markup:
-    """Text in which backticks mark code and double asterisks what is strong, as HTML."""
-    found = Markup("")
-    for number, part in enumerate(text.split("`")):
-        if number % 2:
-            found += Markup("<code>{}</code>").format(part)
-            continue
-        for place, piece in enumerate(part.split("**")):
-            found += Markup("<strong>{}</strong>").format(piece) if place % 2 else escape(piece)
-    return found
+    """Text as HTML in which backticks mark code and double asterisks what is strong; links to figures lead to these."""
+    html = str(escape(text))
+    for pattern, made in MARKS:
+        html = re.sub(pattern, made, html)
+    return Markup(html)
+
+
+MARKS = (
+    (r"`([^`]+)`", r"<code>\1</code>"),
+    (r"\*\*([^*]+)\*\*", r"<strong>\1</strong>"),
+    (r"\[([^\]]+)\]\(figures/(\w+)\.svg\)", r'<a href="#figure-\2">\1</a>'),
+)

@@ -8,8 +8,9 @@ from typing import Any
 
 from judges_of_collapse import IGNORED
 from judges_of_trainings import compared, points_of
+from pictures import FIGURES
 from plan import EXPERIMENTS, KINDS
-from results import Results, failures, found, records, text_of
+from results import Results, failures, found, is_complete, records, text_of
 from verdicts import Verdict, verdicts
 
 LATENTS = {
@@ -56,11 +57,14 @@ def _row(verdict: Verdict) -> list[str]:
 
 def overview(results: Results) -> Table:
     """All statements and verdicts, without figures."""
-    rows = [
-        [str(EXPERIMENTS.index(v.experiment) + 1), v.text, f"**{v.verdict}**", f"`{v.command.rpartition('/')[2]}`"]
-        for v in verdicts(results)
-    ]
-    return Table(["", "statement", "verdict", "again"], rows, words=3)
+    rows = []
+    for verdict in verdicts(results):
+        number = str(EXPERIMENTS.index(verdict.experiment) + 1)
+        shown = all(is_complete(results, needed) for needed in FIGURES[verdict.figure].experiments)
+        figure = f"[{verdict.figure}](figures/{verdict.figure}.svg)" if shown else "-"
+        command = f"`{verdict.command.rpartition('/')[2]}`"
+        rows.append([number, verdict.text, f"**{verdict.verdict}**", figure, command])
+    return Table(["", "statement", "verdict", "figure", "again"], rows, words=4)
 
 
 def comparison(results: Results) -> Table:
@@ -104,6 +108,9 @@ def equal_rates(results: Results) -> Table:
         for kind, chosen in own.items():
             names = ("stoi", "estoi", "pesq_wb", "mel_distance")
             rate = "unbounded" if kind == "none" else rate_text(chosen, measure)
+            if rate.startswith("out of reach"):
+                rows.append([title, f"`{kind}`", rate, *["-"] * (len(columns) - 3)])
+                continue
             row = [title, f"`{kind}`", rate, text_of(found(chosen, "test", "bits_per_second", "kl"))]
             row += [text_of(found(chosen, "test", "metrics", name)) for name in names]
             row += [text_of(found(chosen, "steps"), 4), text_of(found(chosen, "made", "seconds_per_step"))]

@@ -154,7 +154,7 @@ CLAIMS = [
         "van den Oord et al., 2017, section 3.2", TRAINED, "commitment", collapse.commitment_does_not_matter,
     ),
     Claim(
-        "commitment", "Without it the encoder's output drifts and codes switch more.", "van den Oord et al., 2017",
+        "commitment", "Without it the encoder's output grows and codes switch more.", "van den Oord et al., 2017",
         TRAINED, "commitment", collapse.commitment_holds_the_encoder,
     ),
     Claim(

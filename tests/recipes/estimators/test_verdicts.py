@@ -130,7 +130,8 @@ def collapse_results(gaps: dict[str, dict[int, list[float]]]) -> dict[str, Any]:
                 result = {"context": context, "gap": {"gap": gap}, "usage": {"information": gap}}
                 name = f"context-{kind}-{context}-{seed}"
                 cells |= record(name, result, units=context, remedy=None, bottleneck=kind)
-    return {"cells": cells, "plan": {"context": {"bottlenecks": dict.fromkeys(gaps), "units": [], "remedies": {}}}}
+    context = {"bottlenecks": dict.fromkeys(gaps), "units": [], "remedies": {}}
+    return {"cells": cells, "plan": {"seeds": [0, 1], "context": context}}
 
 
 USED, GONE = {0: [50.0, 60.0], 16: [20.0, 30.0], 256: [9.0, 8.0]}, {0: [50.0, 60.0], 16: [0.1, 0.2], 256: [0.0, 0.1]}
@@ -247,6 +248,8 @@ def test_report_shows_every_statement_figure_and_command(results, tmp_path):
     for name in report.FIGURES:
         assert (tmp_path / f"figures/{name}.svg").stat().st_size > 2000
         assert f'id="figure-{name}"' in page
+    assert {*re.findall(r'href="#figure-(\w+)"', page)} <= {*report.FIGURES}
+    assert page.count('href="#figure-') == len(CLAIMS)
 
 
 def test_a_missing_cell_makes_its_experiment_not_run_and_no_other(results):
