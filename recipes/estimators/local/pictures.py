@@ -191,30 +191,53 @@ class Picture(NamedTuple):
     draw: Callable[[Results], Figure]
 
 
-PICTURES: dict[str, tuple[str, tuple[str, ...], Callable[[Results], Figure]]] = {
-    "rates": ("Quality against rate on an unseen voice. Lines: one seed over the grid. Squares: means of all seeds "
-              "at the compared rates, bars from the worst to the best seed.", ("rate-quality",), rates),
-    "gaussian": ("Estimators of the gradient of one Gaussian.", ("reparameterisation",), gaussian),
-    "samples": ("REINFORCE: variance against samples, and what training gets from it in equal time.",
-                ("score-function",), samples),
-    "textbook": ("z = 2p against z ~ Bernoulli(p), gradient of E[(z - 2)²] with respect to the logit of p: mean of "
-                 "20,000 estimates, band of one standard deviation.", ("score-function",), textbook),
-    "temperatures": ("Gumbel-Softmax: bias and variance against temperature.", ("gumbel-softmax",), temperatures),
-    "schedules": ("Temperature schedules; bands from the least to the largest seed, soft and hard.",
-                  ("gumbel-softmax",), schedules),
-    "relaxation": ("What hardening the same samples costs a decoder, over training.", ("gumbel-softmax",), relaxation),
-    "straight": ("Straight-through against the exact gradient of a stochastic VQ.", ("straight-through",), straight),
-    "kl": ("KL divergence over training under decoders of growing context; bands over seeds.",
-           ("posterior-collapse",), kl),
-    "collapse": ("What latents are worth to a decoder that sees so many samples of the past; bands over seeds.",
-                 ("posterior-collapse", "codebook-collapse"), collapse),
-    "codebooks": ("Codes in use; dots are seeds.", ("codebook-collapse",), codebooks),
-    "commitment": ("The weight of the commitment loss; dots are seeds.", ("commitment",), commitment),
-    "kmeans": ("Ways to fit a codebook to the same latents; bands over seeds.", ("k-means",), kmeans),
-    "stages": ("A prior trained afterwards or jointly; marks are seeds.", ("two-stages",), stages),
-    "probes": ("Linear probes on frozen latents; dots are seeds.", ("representations",), probes),
-}  # fmt: skip
-FIGURES = {name: Picture(*parts) for name, parts in PICTURES.items()}
+FIGURES: dict[str, Picture] = {
+    "rates": Picture(
+        "Quality against rate on an unseen voice. Lines: one seed over the grid. Squares: means of all seeds "
+        "at the compared rates, bars from the worst to the best seed.",
+        ("rate-quality",),
+        rates,
+    ),
+    "gaussian": Picture("Estimators of the gradient of one Gaussian.", ("reparameterisation",), gaussian),
+    "samples": Picture(
+        "REINFORCE: variance against samples, and what training gets from it in equal time.",
+        ("score-function",),
+        samples,
+    ),
+    "textbook": Picture(
+        "z = 2p against z ~ Bernoulli(p), gradient of E[(z - 2)²] with respect to the logit of p: mean of "
+        "20,000 estimates, band of one standard deviation.",
+        ("score-function",),
+        textbook,
+    ),
+    "temperatures": Picture(
+        "Gumbel-Softmax: bias and variance against temperature.", ("gumbel-softmax",), temperatures
+    ),
+    "schedules": Picture(
+        "Temperature schedules; bands from the least to the largest seed, soft and hard.",
+        ("gumbel-softmax",),
+        schedules,
+    ),
+    "relaxation": Picture(
+        "What hardening the same samples costs a decoder, over training.", ("gumbel-softmax",), relaxation
+    ),
+    "straight": Picture(
+        "Straight-through against the exact gradient of a stochastic VQ.", ("straight-through",), straight
+    ),
+    "kl": Picture(
+        "KL divergence over training under decoders of growing context; bands over seeds.", ("posterior-collapse",), kl
+    ),
+    "collapse": Picture(
+        "What latents are worth to a decoder that sees so many samples of the past; bands over seeds.",
+        ("posterior-collapse", "codebook-collapse"),
+        collapse,
+    ),
+    "codebooks": Picture("Codes in use; dots are seeds.", ("codebook-collapse",), codebooks),
+    "commitment": Picture("The weight of the commitment loss; dots are seeds.", ("commitment",), commitment),
+    "kmeans": Picture("Ways to fit a codebook to the same latents; bands over seeds.", ("k-means",), kmeans),
+    "stages": Picture("A prior trained afterwards or jointly; marks are seeds.", ("two-stages",), stages),
+    "probes": Picture("Linear probes on frozen latents; dots are seeds.", ("representations",), probes),
+}
 """All figures by name."""
 
 
