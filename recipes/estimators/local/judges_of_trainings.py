@@ -32,15 +32,16 @@ def compared(results: Results, measure: str, bits: float) -> dict[str, list[dict
 
 
 def vq_keeps_the_most(results: Results) -> Finding:
+    points = results["plan"]["compare"]["points"]
     signs: list[int | None] = []
     parts = []
-    for measure, bits in points_of(results):
-        rows = compared(results, measure, bits)
-        if measure == "kl":  # A quantizer's KL is log K whatever it does; its rate is the entropy of its codes.
-            rows = compared(results, "entropy", bits) | {"gaussian": rows["gaussian"]}
+    for bits in points["entropy"]:
+        rows = compared(results, "entropy", bits)
+        if bits in points.get("kl", []):  # Without codes; a quantizer's own KL is log K whatever it does.
+            rows["gaussian"] = compared(results, "kl", bits)["gaussian"]
         values = {kind: found(own, "test", "metrics", "stoi") for kind, own in rows.items()}
         parts.append(
-            f"STOI at {bits:g} bit/s ({measure}): "
+            f"STOI at {bits:g} bit/s: "
             + ", ".join(f"{k} {text_of(v) if v else 'out of reach'}" for k, v in values.items())
         )
         others = [own for kind, own in values.items() if kind != "vq" and own]
