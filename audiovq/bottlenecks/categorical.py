@@ -26,7 +26,9 @@ class CategoricalBottleneck(VariationalBottleneck):
     the most likely code.
 
     The KL divergence is computed exactly. To minimise it is to raise the entropy of the posterior, which keeps it
-    from deciding too early.
+    from deciding too early. With `free_nats` lambda it costs nothing up to there, on average over frames and batch:
+
+        loss = w * max(lambda, mean KL)
     """
 
     usage: Tensor
@@ -34,6 +36,7 @@ class CategoricalBottleneck(VariationalBottleneck):
     def __init__(self, latent_dim: int, config: CategoricalConfig):
         super().__init__(config)
         self.codebook_sizes = (config.codebook_size,)
+        self._free_nats = config.free_nats
         self.normalize = BatchNorm(latent_dim)
         self.project_in = nn.Linear(latent_dim, config.codebook_size)
         self.codebook = nn.Parameter(torch.randn(config.codebook_size, latent_dim))
@@ -61,7 +64,11 @@ class CategoricalBottleneck(VariationalBottleneck):
         if self.training:
             update_usage(self.usage[None], codes[:, None])
         kl, weight = uniform_kl(log_q).mean(), self.kl_weight()
-        return weight * kl, {"kl": kl.detach(), "kl_weight": weight, "perplexity": perplexity(self.usage)}
+        return weight * kl.clamp(min=self._free_nats), {
+            "kl": kl.detach(),
+            "kl_weight": weight,
+            "perplexity": perplexity(self.usage),
+        }
 
 
 def uniform_kl(log_q: Float[Tensor, "*shape codes"]) -> Float[Tensor, "*shape"]:

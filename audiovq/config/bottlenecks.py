@@ -124,6 +124,8 @@ class CategoricalConfig(VariationalConfig):
 
     codebook_size: CodebookSize = 1024
     """Number of codes K."""
+    free_nats: Weight = 0.0
+    """KL divergence in nats per frame that is free, as in `gaussian`."""
 
 
 class GumbelConfig(CategoricalConfig):

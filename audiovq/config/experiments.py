@@ -52,8 +52,8 @@ class LossConfig(Schema):
     """The bottleneck's own loss (codebook and commitment loss for `vq`)."""
 
     def of_network(self, terms: Mapping[str, Any]) -> Any:
-        """The weighted sum of the network's own terms, means over items."""
-        return sum(getattr(self, name) * term.mean() for name, term in terms.items())
+        """The weighted sum of the network's own terms, of each item; 0 if there are none."""
+        return sum(getattr(self, name) * term for name, term in terms.items())
 
     @model_validator(mode="after")
     def _something_is_minimised(self) -> LossConfig:

@@ -177,9 +177,10 @@ class AutoencoderTask(Task[Autoencoder]):
         terms: dict[str, Tensor],
     ) -> dict[str, Tensor]:
         """One step down a loss of the waves, to which the bottleneck's loss and the network's terms are added."""
-        total = total + self.config.loss.bottleneck * output.bottleneck.loss
-        total = total + self.model.bottleneck.surrogate_loss(output.bottleneck, reconstruction)
-        total = total + self.config.loss.of_network(output.terms)
+        network = torch.zeros_like(reconstruction) + self.config.loss.of_network(output.terms)
+        total = total + network.mean() + self.config.loss.bottleneck * output.bottleneck.loss
+        # What is sampled answers for all that the decoder's loss depends on.
+        total = total + self.model.bottleneck.surrogate_loss(output.bottleneck, reconstruction + network)
         norm = self.step("generator", total, self.networks["model"])
         return {
             "loss": total.detach(),

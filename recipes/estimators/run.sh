@@ -1,18 +1,24 @@
 #!/usr/bin/env bash
-# Compare bottlenecks (none, gaussian, gumbel, reinforce, vq) on the speech that ships with audiovq, on a CPU: what each
-# keeps of the speech, at what rate, how good its gradients are, and when its latents are ignored.
+# Compare bottlenecks (none, gaussian, gumbel, reinforce, vq) on the speech that ships with audiovq, on a CPU, at equal rate and
+# training time, and judge what is said of them: an experiment with a verdict for each statement.
 #
 # usage: run.sh [--quick] [--option value ...]
 #
-#   --quick            a few steps with one seed: --grid conf/grid/quick.yaml --exp exp/quick, beside this script
+#   --quick            a few steps with one seed: --plan conf/plan/quick.yaml --exp exp/quick, beside this script
+#   --only NAME        one experiment, and what it needs         (default: all)
 #   --data DIR         speech, a folder for each speaker         (default: data of recipes/mini)
 #   --exp DIR          folder for everything that is made        (default: exp/full, beside this script)
-#   --config FILE      configuration of all models               (default: conf/estimators.yaml, beside this script)
-#   --grid FILE        what to train and to measure              (default: conf/grid/full.yaml, beside this script)
-#   --stage N          start at stage N, even if it is done      (default: the first stage that is not done)
-#   --stop-stage N     stop after stage N                        (default: 5)
+#   --config FILE      configuration of all models               (default: conf/bench.yaml, beside this script)
+#   --plan FILE        what to train and to measure              (default: conf/plan/full.yaml, beside this script)
+#   --hours N          no cell of the bench begins later         (default: 4)
+#   --workers N        cells at a time, a core each              (default: as many as there are cores)
+#   --stage N          start at stage N: 2 reports what is done  (default: 1)
+#   --stop-stage N     stop after stage N: 1 leaves the report   (default: 2)
 #
-# stages: 1 prepare, 2 train, 3 context, 4 measure, 5 report
+# experiments: reparameterisation, score-function, gumbel-softmax, straight-through, posterior-collapse, codebook-collapse,
+# commitment, k-means, two-stages, representations, rate-quality
+#
+# stages: 1 cells, 2 report. A bench that was interrupted goes on, cell by cell, when it is started again.
 
 # shellcheck source-path=SCRIPTDIR
 
@@ -23,43 +29,33 @@ source "$recipe/../shared/stages.sh"
 
 data=$recipe/../mini/data
 exp=$recipe/exp/full
-config=$recipe/conf/estimators.yaml
-grid=$recipe/conf/grid/full.yaml
+config=$recipe/conf/bench.yaml
+plan=$recipe/conf/plan/full.yaml
+only=
+hours=4
+workers=$(nproc)
 stage=
 stop_stage=
 if [[ ${1:-} == --quick ]]; then
   shift
   exp=$recipe/exp/quick
-  grid=$recipe/conf/grid/quick.yaml
+  plan=$recipe/conf/plan/quick.yaml
 fi
-parse_options data exp config grid stage stop_stage -- "$@"
+parse_options only data exp config plan hours workers stage stop_stage -- "$@"
 [[ -f $config ]] || fail "--config $config: no such file"
-[[ -f $grid ]] || fail "--grid $grid: no such file"
+[[ -f $plan ]] || fail "--plan $plan: no such file"
+check_stage --stage "$stage" 1 2
+check_stage --stop-stage "$stop_stage" 1 2
 
-prepare() {
-  audiovq prepare folder "$data" --speaker-pattern '{speaker}/' --split-by utterance \
-    --dev 0.05 --test 0.1 --output "$exp/data" --force
-}
+stages=()
+[[ ${stage:-1} == 1 ]] || stages+=(--no-cells)
+[[ ${stop_stage:-2} == 2 ]] || stages+=(--no-report)
+python "$recipe/local/bench.py" --data "$data" --exp "$exp" --config "$config" --plan "$plan" --hours "$hours" \
+  --workers "$workers" ${only:+--only "$only"} "${stages[@]}"
 
-bench() {
-  python "$recipe/local/bench.py" "$1" --grid "$grid" --config "$config" --exp "$exp"
-}
-
-train() { bench train; }
-context() { bench context; }
-measure() { bench measure; }
-report() { bench report; }
-
-mkdir -p "$exp"
-exp=$(cd "$exp" && pwd)
-settings="data $data config $(cksum <"$config") grid $(cksum <"$grid")"
-run_stages 1 prepare train context measure report
-
-if [[ -f $exp/.done/report ]]; then
-  cat <<END
+cat <<END
 
 report   $exp/report.html
 the same $exp/report.md
 figures  $exp/results.json
 END
-fi

@@ -126,6 +126,17 @@ def test_loss_is_the_weighted_kl_per_frame():
         torch.testing.assert_close(output.loss, 0.25 * kl)
 
 
+def test_free_nats_are_for_the_whole_frame_on_average():
+    z = torch.tensor([3.0, 0.0, 0.0, 0.0]).view(1, K, 1).expand(2, K, 5)
+    kl = float((math.log(K) - Categorical(logits=z.mT).entropy()).mean())
+    for free, expected, learns in ((0.5 * kl, kl, True), (2 * kl, 2 * kl, False)):
+        latents = z.clone().requires_grad_()
+        output = bottleneck_that_shows_weights(kl_weight=1.0, free_nats=free)(latents)
+        assert output.loss.item() == pytest.approx(expected)
+        assert output.metrics["kl"] == pytest.approx(kl)
+        assert torch.autograd.grad(output.loss, latents)[0].any() == learns
+
+
 def test_perplexity_follows_the_codes_of_many_batches():
     """Two codes alone are used: from all codes at the start down to 2."""
     bottleneck = bottleneck_that_shows_weights().train()

@@ -170,6 +170,21 @@ def test_a_codec_trains_on_several_manifests_with_the_true_pitch(experiment, cod
     assert tokenizer.num_codebooks == 2
 
 
+def test_a_sampled_code_answers_for_pitch_and_voicing_too(experiment, codec, tmp_path):
+    bottleneck = {"type": "reinforce", "codebook_size": 8, "samples": 2}
+    config = experiment(**{**codec, "bottleneck": bottleneck})
+    train, valid = ({path: read_manifest(path) for path in paths} for paths in (config.data.train, [config.data.valid]))
+    task = AutoencoderTask(config, train, valid, Accelerator(cpu=True), tmp_path)
+    task.networks = task.modules
+    seen, surrogate = [], task.model.bottleneck.surrogate_loss
+    task.model.bottleneck.surrogate_loss = lambda output, cost: seen.append(cost) or surrogate(output, cost)
+    output = task.run(0, task.batch(0))
+    reconstruction = torch.arange(8.0)
+    task.descend(output, reconstruction, output.wave.mean(), {})
+    expected = reconstruction + config.loss.pitch * output.terms["pitch"]
+    torch.testing.assert_close(seen[0], expected + config.loss.voicing * output.terms["voicing"])
+
+
 def test_pitch_targets_are_those_of_the_crops(experiment, codec, manifests):
     """Looked up where the crop was taken, and as many times higher as it is faster."""
     config = experiment(**codec)

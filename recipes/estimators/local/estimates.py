@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,8 +22,8 @@ from audiovq.bottlenecks.base import Bottleneck
 from audiovq.bottlenecks.categorical import CategoricalBottleneck
 from audiovq.models.autoencoder import Autoencoder
 
-Cost = Callable[[Tensor, Tensor], Tensor]
-"""Loss of each item: (reconstruction [B, 1, T], reference [B, 1, T]) -> [B]."""
+Costs = Callable[[Tensor], Tensor]
+"""Loss of each item of latents [N * B, D, F], the batch N times: [N * B]."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +83,13 @@ def gradient_statistics(
     )
 
 
-def encoder_gradient(model: Autoencoder, cost: Cost, wave: Float[Tensor, "batch 1 time"]) -> Float[Tensor, " size"]:
+def encoder_gradient(model: Autoencoder, costs: Costs, wave: Float[Tensor, "batch 1 time"]) -> Float[Tensor, " size"]:
     """One draw of the reconstruction loss's gradient with respect to all weights of the encoder, in a row."""
     weights = list(model.encoder.parameters())
     with restored(model.bottleneck):
-        output = model(wave)
-        costs = cost(output.wave, wave.repeat(output.bottleneck.samples, 1, 1))
-        loss = costs.mean() + model.bottleneck.surrogate_loss(output.bottleneck, costs)
+        output = model.bottleneck(model.encode(wave))
+        found = costs(output.latents)
+        loss = found.mean() + model.bottleneck.surrogate_loss(output, found)
         gradients = torch.autograd.grad(loss, weights)
     return torch.cat([gradient.flatten() for gradient in gradients])
 
@@ -104,8 +105,8 @@ class OneLatent:
         frame: number of the frame that is sampled, the same in all items.
     """
 
-    def __init__(self, model: Autoencoder, cost: Cost, wave: Float[Tensor, "batch 1 time"], frame: int):
-        self.model, self.cost, self.wave, self.frame = model, cost, wave, frame
+    def __init__(self, model: Autoencoder, costs: Costs, wave: Float[Tensor, "batch 1 time"], frame: int):
+        self.bottleneck, self.costs, self.items, self.frame = model.bottleneck, costs, len(wave), frame
         with torch.no_grad(), evaluating(model.bottleneck):
             z = model.encode(wave)
             self.latents = model.bottleneck(z).latents
@@ -113,35 +114,44 @@ class OneLatent:
 
     def draw(self) -> Float[Tensor, " size"]:
         """An estimate of the gradient, as training would make it."""
-        bottleneck = self.model.bottleneck
+        bottleneck = self.bottleneck
         with restored(bottleneck):
             bottleneck.train()
             if isinstance(bottleneck, CategoricalBottleneck):
                 bottleneck.normalize.eval()
             output = bottleneck(self.z)
-            costs = self._costs(output.latents, output.samples)
+            costs = self.costs_of(output.latents)
             loss = costs.mean() + bottleneck.surrogate_loss(output, costs)
             (gradient,) = torch.autograd.grad(loss, self.z)
         return gradient.flatten()
 
     def exact(self) -> Float[Tensor, " size"]:
         """The true gradient of the expected cost, mean over items b of sum over codes k of q(k|z_b) * f(b, k)."""
-        bottleneck = self.model.bottleneck
-        assert isinstance(bottleneck, CategoricalBottleneck), "only a categorical latent can be enumerated"
-        codes = torch.arange(bottleneck.codebook_size).view(-1, 1, 1, 1).expand(-1, len(self.wave), 1, 1)
+        bottleneck = self.bottleneck
+        assert isinstance(bottleneck, Enumerable), "only a categorical latent can be enumerated"
+        codes = torch.arange(bottleneck.codebook_size).view(-1, 1, 1, 1).expand(-1, self.items, 1, 1)
         with torch.no_grad():
-            costs = torch.stack([self._costs(bottleneck.decode(code), 1) for code in codes], dim=-1)
+            costs = torch.stack([self.costs_of(bottleneck.decode(code)) for code in codes], dim=-1)
         with evaluating(bottleneck):
             q = bottleneck.log_posterior(self.z)[:, 0].exp()
         (gradient,) = torch.autograd.grad((q * costs).sum(-1).mean(), self.z)
         return gradient.flatten()
 
-    def _costs(self, latent: Float[Tensor, "items dim 1"], samples: int) -> Float[Tensor, " items"]:
+    def costs_of(self, latent: Float[Tensor, "items dim 1"]) -> Float[Tensor, " items"]:
         """Loss of each item with this latent in place of its own."""
-        fixed = self.latents.repeat(samples, 1, 1)
-        latents = torch.cat([fixed[..., : self.frame], latent, fixed[..., self.frame + 1 :]], dim=-1)
-        reconstruction = self.model.decode(latents)[..., : self.wave.shape[-1]]
-        return self.cost(reconstruction, self.wave.repeat(samples, 1, 1))
+        fixed = self.latents.repeat(len(latent) // self.items, 1, 1)
+        return self.costs(torch.cat([fixed[..., : self.frame], latent, fixed[..., self.frame + 1 :]], dim=-1))
+
+
+@runtime_checkable
+class Enumerable(Protocol):
+    """A bottleneck with a categorical posterior, whose codes can all be tried."""
+
+    codebook_size: int
+
+    def log_posterior(self, z: Tensor) -> Tensor: ...
+
+    def decode(self, codes: Tensor) -> Tensor: ...
 
 
 @contextlib.contextmanager

@@ -1,15 +1,17 @@
-"""Tables of the report and of the README, from results.json alone."""
+"""Tables of the report and of the README, from results alone."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from audiovq.config import GumbelConfig
-
-Results = dict[str, Any]
+from judges_of_collapse import IGNORED
+from judges_of_trainings import compared, points_of
+from pictures import FIGURES
+from plan import EXPERIMENTS, KINDS
+from results import Results, failures, found, is_complete, records, text_of
+from verdicts import Verdict, verdicts
 
 LATENTS = {
     "none": "continuous",
@@ -18,13 +20,6 @@ LATENTS = {
     "reinforce": "discrete, random",
     "vq": "discrete",
 }
-MECHANISMS = {
-    "none": "latents pass unchanged",
-    "gaussian": "mean + noise, KL to N(0, I)",
-    "gumbel": "categorical posterior, KL to uniform",
-    "reinforce": "categorical posterior, KL to uniform",
-    "vq": "nearest code, commitment loss",
-}
 ESTIMATORS = {
     "none": "exact",
     "gaussian": "reparameterisation",
@@ -32,6 +27,7 @@ ESTIMATORS = {
     "reinforce": "score function, leave-one-out",
     "vq": "straight-through",
 }
+NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
@@ -49,181 +45,159 @@ class Table:
         return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
-def per_bottleneck(results: Results) -> dict[str, list[dict[str, Any]]]:
-    """Runs of part 1 by bottleneck."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for run in results["runs"]:
-        found.setdefault(run["bottleneck"], []).append(run)
-    return found
+def verdict_table(results: Results, experiment: str) -> Table:
+    """The statements of one experiment and what became of them."""
+    own = [verdict for verdict in verdicts(results) if verdict.experiment == experiment]
+    return Table(["statement", "source", "tried on", "verdict", "by"], [_row(verdict) for verdict in own], words=4)
 
 
-def values_of(runs: Sequence[dict[str, Any]], part: str, name: str) -> list[float]:
-    """A figure of all runs that have it."""
-    return [run[part][name] for run in runs if not run["failed"] and run[part][name] is not None]
+def _row(verdict: Verdict) -> list[str]:
+    return [verdict.text, verdict.source, verdict.condition, f"**{verdict.verdict}**", verdict.evidence]
 
 
-def mean_of(runs: Sequence[dict[str, Any]], part: str, name: str) -> float | None:
-    """Its mean over seeds."""
-    values = values_of(runs, part, name)
-    return statistics.fmean(values) if values else None
-
-
-def over_seeds(runs: Sequence[dict[str, Any]], part: str, name: str, decimals: int) -> str:
-    """Mean and, of several seeds, standard deviation."""
-    values = values_of(runs, part, name)
-    if not values:
-        return "-"
-    text = f"{statistics.fmean(values):.{decimals}f}"
-    return text if len(values) < 2 else f"{text} ± {statistics.stdev(values):.{decimals}f}"
+def overview(results: Results) -> Table:
+    """All statements and verdicts, without figures."""
+    rows = []
+    for verdict in verdicts(results):
+        number = str(EXPERIMENTS.index(verdict.experiment) + 1)
+        shown = all(is_complete(results, needed) for needed in FIGURES[verdict.figure].experiments)
+        figure = f"[{verdict.figure}](figures/{verdict.figure}.svg)" if shown else "-"
+        command = f"`{verdict.command.rpartition('/')[2]}`"
+        rows.append([number, verdict.text, f"**{verdict.verdict}**", figure, command])
+    return Table(["", "statement", "verdict", "figure", "again"], rows, words=4)
 
 
 def comparison(results: Results) -> Table:
-    """The README's table: each bottleneck in a line."""
-    columns = ["bottleneck", "latent", "gradient", "gradient SNR", "mel distance ↓", "STOI ↑", "bit/s", "shuffle gap ↑"]
-    rows = [
-        [
-            f"`{kind}`",
-            LATENTS[kind],
-            ESTIMATORS[kind],
-            gradient_snr(results, kind),
-            over_seeds(runs, "metrics", "mel_distance", 3),
-            over_seeds(runs, "metrics", "stoi", 3),
-            rate(runs),
-            over_seeds(runs, "gap", "gap", 3),
-        ]
-        for kind, runs in per_bottleneck(results).items()
-    ]
+    """The README's table: each bottleneck in a line, at the last rate by entropy, and by KL for `gaussian`."""
+    columns = ["bottleneck", "latent", "gradient", "bit/s", "STOI ↑", "PESQ-WB ↑", "mel distance ↓", "shuffle gap ↑"]
+    rows = []
+    for kind in KINDS:
+        own = rows_at_last_rate(results, kind)
+        measure = "kl" if kind == "gaussian" else "entropy"
+        bits = "unbounded" if kind == "none" else rate_text(own, measure) + (" (KL)" if kind == "gaussian" else "")
+        figures = [text_of(found(own, "test", "metrics", name)) for name in ("stoi", "pesq_wb", "mel_distance")]
+        gap = text_of(found(own, "test", "gap", "gap"))
+        rows.append([f"`{kind}`", LATENTS[kind], ESTIMATORS[kind], bits, *figures, gap])
     return Table(columns, rows, words=2)
 
 
-def mechanisms(results: Results) -> Table:
-    """What the bottlenecks are, and how good their gradients."""
-    columns = ["bottleneck", "latent", "mechanism", "gradient estimator", "bias", "variance", "SNR", "s a draw"]
-    gradients = {row["bottleneck"]: row["gradient"] for row in results["gradients"]}
+def rows_at_last_rate(results: Results, kind: str) -> list[dict[str, Any]]:
+    """Records of a bottleneck at the last of the compared rates."""
+    if kind == "none":
+        return records(results, "compare-none")
+    measure = "kl" if kind == "gaussian" else "entropy"
+    return compared(results, measure, results["plan"]["compare"]["points"][measure][-1]).get(kind, [])
+
+
+def rate_text(rows: Sequence[dict[str, Any]], measure: str) -> str:
+    """Bits a second on the test voice, or why there are none."""
+    reasons = [r["result"]["out_of_reach"] for r in rows if r["result"].get("out_of_reach")]
+    return f"out of reach: {reasons[0]}" if reasons else text_of(found(rows, "test", "bits_per_second", measure))
+
+
+def equal_rates(results: Results) -> Table:
+    """All bottlenecks at each of the compared rates."""
+    columns = ["rate", "bottleneck", "bit/s", "of KL", "STOI ↑", "ESTOI ↑", "PESQ-WB ↑", "mel distance ↓"]
+    columns += ["steps", "s a step", "failed"]
     rows = []
-    for kind in per_bottleneck(results):
-        own = gradients.get(kind)
-        figures = [f"{own['variance']:.3g}", gradient_snr(results, kind), f"{own['seconds']:.3f}"] if own else ["-"] * 3
-        rows.append([f"`{kind}`", LATENTS[kind], MECHANISMS[kind], ESTIMATORS[kind], bias(results, kind), *figures])
-    return Table(columns, rows, words=3)
-
-
-def reconstruction(results: Results) -> Table:
-    """Quality, rate and stability."""
-    columns = ["bottleneck", "mel distance ↓", "STOI ↑", "PESQ-WB ↑", "loss ↓", "bit/s", "failed runs", "s a run"]
-    rows = [
-        [
-            f"`{kind}`",
-            over_seeds(runs, "metrics", "mel_distance", 3),
-            over_seeds(runs, "metrics", "stoi", 3),
-            over_seeds(runs, "metrics", "pesq_wb", 2),
-            over_seeds(runs, "gap", "true", 3),
-            rate(runs),
-            f"{sum(bool(run['failed']) for run in runs)} of {len(runs)}",
-            f"{statistics.fmean(seconds):.0f}" if (seconds := [r["seconds"] for r in runs if not r["failed"]]) else "-",
-        ]
-        for kind, runs in per_bottleneck(results).items()
+    groups = [("none", {"none": records(results, "compare-none")}, "entropy")]
+    groups += [
+        (f"{bits:g} ({measure})", compared(results, measure, bits), measure) for measure, bits in points_of(results)
     ]
-    return Table(columns, rows)
+    for title, own, measure in groups:
+        for kind, chosen in own.items():
+            names = ("stoi", "estoi", "pesq_wb", "mel_distance")
+            rate = "unbounded" if kind == "none" else rate_text(chosen, measure)
+            if rate.startswith("out of reach"):
+                rows.append([title, f"`{kind}`", rate, *["-"] * (len(columns) - 3)])
+                continue
+            row = [title, f"`{kind}`", rate, text_of(found(chosen, "test", "bits_per_second", "kl"))]
+            row += [text_of(found(chosen, "test", "metrics", name)) for name in names]
+            row += [text_of(found(chosen, "steps"), 4), text_of(found(chosen, "made", "seconds_per_step"))]
+            rows.append([*row, f"{failures(chosen)} of {len(chosen)}"])
+    return Table(columns, rows, words=1)
 
 
-def collapse(results: Results) -> Table:
-    """Use of the latents."""
-    columns = [
-        "bottleneck",
-        "KL",
-        "information",
-        "perplexity",
-        "codes used",
-        "active units",
-        "gap: shuffled",
-        "constant",
-    ]
+def curve_points(results: Results) -> Table:
+    """Every point of the rate-quality curves."""
     rows = []
-    for kind, runs in per_bottleneck(results).items():
-        constant = [run["gap"]["constant"] - run["gap"]["true"] for run in runs if not run["failed"]]
+    for record in records(results, "curve-"):
+        kind, (name, value) = record["settings"]["bottleneck"], record["settings"]["moved"]
+        own = [record]
+        rates = [text_of(found(own, "test", "bits_per_second", measure)) for measure in ("entropy", "kl")]
+        figures = [text_of(found(own, "test", "metrics", metric)) for metric in ("stoi", "pesq_wb", "mel_distance")]
         rows.append(
-            [
-                f"`{kind}`",
-                over_seeds(runs, "usage", "kl", 2) + (" (log K)" if kind == "vq" else ""),
-                over_seeds(runs, "usage", "information", 2),
-                over_seeds(runs, "usage", "perplexity", 1),
-                over_seeds(runs, "usage", "codes_used", 0),
-                over_seeds(runs, "usage", "active_units", 0),
-                over_seeds(runs, "gap", "gap", 3),
-                f"{statistics.fmean(constant):.3f}" if constant else "-",
-            ]
+            [f"`{kind}`", f"`{name.rpartition('.')[2]}` {value:g}", *(r.replace(NOT_RUN, "-") for r in rates), *figures]
         )
-    return Table(columns, rows)
+    columns = ["bottleneck", "setting", "bit/s by entropy", "by KL", "STOI ↑", "PESQ-WB ↑", "mel distance ↓"]
+    return Table(columns, rows, words=1)
 
 
-def estimators(results: Results) -> Table:
-    """Gradient estimators of the same categorical posterior."""
+def trials(results: Results) -> Table:
+    """What was tried for each bottleneck, and the objective on dev by which it was chosen."""
+    rows = []
+    for kind, own in results["plan"]["tuning"]["trials"].items():
+        for number, overrides in enumerate(own):
+            shown = ", ".join(f"`{override}`" for override in overrides) or "as they are"
+            values = found(records(results, f"tune-{kind}-{number}"), "dev", "objective")
+            rows.append([f"`{kind}`", shown, text_of(values, 4)])
+    return Table(["bottleneck", "settings", "objective on dev ↓"], rows, words=1)
+
+
+def estimators(rows: Sequence[dict[str, Any]]) -> Table:
+    """Estimators of the gradient with one set of parameters."""
     columns = [
         "estimator",
         "bias",
         "(if unbiased)",
         "cosine",
         "variance",
-        "SNR",
         "encoder: variance",
+        "SNR",
         "s a draw",
         "x s",
     ]
-    rows = []
-    for row in results["estimators"]:
-        one, whole = row["one"], row["all"]
-        figures = [one["bias"], one["bias_noise"], one["cosine"], one["variance"], one["snr"], whole["variance"]]
-        figures += [whole["seconds"], whole["variance_seconds"]]
-        rows.append([row["estimator"], *("-" if figure is None else f"{figure:.3g}" for figure in figures)])
-    return Table(columns, rows)
+    table = []
+    for row in rows:
+        one, whole = row.get("one", {}), row["all"]
+        figures = [one.get(name) for name in ("bias", "bias_noise", "cosine", "variance")]
+        figures += [whole[name] for name in ("variance", "snr", "seconds", "variance_seconds")]
+        table.append([row["estimator"], *("-" if figure is None else f"{figure:.3g}" for figure in figures)])
+    return Table(columns, table)
 
 
 def contexts(results: Results) -> Table:
     """Decoders that see the past."""
-    columns = ["bottleneck", "context", "-log p(x|z)", "KL", "information", "perplexity", "gap: shuffled", "constant"]
-    rows = []
-    for row in sorted(results["contexts"], key=lambda row: row["bottleneck"]):
-        if row["failed"]:
-            rows.append([f"`{row['bottleneck']}`", str(row["context"]), "failed", *["-"] * 5])
+    columns = ["bottleneck", "context", "remedy", "-log p(x|z)", "KL", "information", "gap: shuffled", "ignored by"]
+    rows, seen = [], set()
+    for record in records(results, "context-"):
+        settings = record["settings"]
+        key = settings["bottleneck"], settings["units"], settings["remedy"]
+        if key in seen:
             continue
-        gap, usage = row["gap"], row["usage"]
-        figures = [gap["true"], usage["kl"], usage["information"], usage["perplexity"], gap["gap"]]
-        figures.append(gap["constant"] - gap["true"])
-        texts = ["-" if figure is None else f"{figure:.2f}" for figure in figures]
-        rows.append([f"`{row['bottleneck']}`", str(row["context"]), *texts])
-    return Table(columns, rows)
+        seen.add(key)
+        own = records(results, f"context-{key[0]}-", units=key[1], remedy=key[2])
+        parts = (("gap", "true"), ("usage", "kl"), ("usage", "information"), ("gap", "gap"))
+        figures = [text_of(found(own, *part)) for part in parts]
+        gaps = found(own, "gap", "gap")
+        ignored = f"{sum(gap < IGNORED for gap in gaps)} of {len(own)}"
+        rows.append([f"`{key[0]}`", str(record["result"]["context"]), key[2] or "-", *figures, ignored])
+    return Table(columns, sorted(rows, key=lambda row: (KINDS.index(row[0].strip("`")), row[2], int(row[1]))), words=2)
 
 
-def rate(runs: Sequence[dict[str, Any]]) -> str:
-    """Bits a second: of codes coded by their frequency, else of the KL divergence, else without bound."""
-    for name, mark in (("codes", ""), ("kl", " (KL)")):
-        if values_of(runs, "bits_per_second", name):
-            return over_seeds(runs, "bits_per_second", name, 0) + mark
-    return "unbounded"
-
-
-def gradient_snr(results: Results, kind: str) -> str:
-    """Signal-to-noise ratio of the encoder's gradient, at the bottleneck's own parameters."""
-    gradient = next((row["gradient"] for row in results["gradients"] if row["bottleneck"] == kind), None)
-    if gradient is None:
-        return "-"
-    if gradient["snr"] is None or gradient["snr"] > 1e6:
-        return "no noise"
-    return f"{gradient['snr']:.2g}" if gradient["snr"] else "about 0"
-
-
-def bias(results: Results, kind: str) -> str:
-    """Bias of the estimator that training uses: measured where all codes can be tried, otherwise from theory."""
-    if kind in ("none", "gaussian"):
-        return "0 (theory)"
-    if kind == "vq":
-        return "no true gradient"
-    rows = [row for row in results["estimators"] if row["bottleneck"]["type"] == kind]
-    if kind == "reinforce":
-        chosen = next(row for row in rows if row["bottleneck"]["baseline"] == "leave_one_out")
-    else:
-        end = GumbelConfig().end_temperature  # Where training arrives.
-        hard = [row for row in rows if row["bottleneck"]["hard"]]
-        chosen = min(hard, key=lambda row: abs(row["bottleneck"]["end_temperature"] - end))
-    return f"{chosen['one']['bias']:.2g} (noise {chosen['one']['bias_noise']:.2g})"
+def conditions(results: Results) -> Table:
+    """What the figures depend on."""
+    facts = dict(results["conditions"])
+    data = results["cells"].get("data", {}).get("result", {})
+    for split in data:
+        facts[f"{split} speech"] = f"{data[split]['minutes']:.1f} minutes of {', '.join(data[split]['speakers'])}"
+    facts["seeds"] = results["plan"]["seeds"]
+    made = [record["made"] for record in results["cells"].values()]
+    facts["commits of the cells"] = ", ".join(sorted({str(record["commit"]) for record in made}))
+    facts["processors"] = ", ".join(sorted({record["processor"] for record in made}))
+    facts["cells done"] = f"{len(results['cells'])} of {len(results['planned'])}"
+    planned = sum(seconds for name, seconds in results["planned"].items() if name in results["cells"])
+    spent = sum(record["seconds"] for record in made)
+    facts["CPU minutes of these"] = f"{spent / 60:.0f}, planned {planned / 60:.0f}"
+    facts["CPU minutes of all, planned"] = f"{sum(results['planned'].values()) / 60:.0f}"
+    return Table(["", "value"], [[name.replace("_", " "), str(value)] for name, value in facts.items()], words=1)

@@ -1,33 +1,33 @@
-"""The bench of bottlenecks, and that every recipe's config takes every bottleneck."""
+"""The bench of bottlenecks from end to end, in a tiny form, and that every recipe's config takes every bottleneck."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
+import shutil
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
+import plan
 import pytest
 import torch
+from cells import Bench
+from results import is_complete, records
+from verdicts import CLAIMS
 
 from audiovq.config import BottleneckConfig, load_config
+from audiovq.errors import Stopped
 from audiovq.models.autoencoder import Autoencoder
+from audiovq.training import loop
 
-ROOT = Path(__file__).parents[3]
-RECIPES = ROOT / "recipes"
+RECIPES = Path(__file__).parents[3] / "recipes"
 RECIPE = RECIPES / "estimators"
 CONFIGS = sorted(path for path in RECIPES.glob("**/conf/*.yaml") if path.name != "prior.yaml")
-GRIDS = sorted((RECIPE / "conf/grid").glob("*.yaml"))
-TYPES = ["none", "gaussian", "gumbel", "reinforce", "vq"]
-MODULES = ["bench", "claims", "context", "figures", "gradients", "grid", "measure", "publish"]
-MODULES += ["report", "sections", "tables", "textbook"]
+TYPES = list(plan.KINDS)
 
 
-@pytest.fixture(scope="module")
-def local():
-    """The recipe's own modules."""
-    return SimpleNamespace(**{name: importlib.import_module(name) for name in MODULES})
+def bench_of(name: str, exp: Path) -> Bench:
+    return Bench.read(RECIPE / f"conf/plan/{name}.yaml", RECIPE / "conf/bench.yaml", RECIPES / "mini/data", exp)
 
 
 # --- configurations ------------------------------------------------------------------------------------------
@@ -53,176 +53,175 @@ def test_every_config_takes_every_bottleneck_with_its_defaults(path, kind):
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
-@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
-def test_runs_of_a_grid_differ_in_nothing_but_bottleneck_and_seed(local, path, tmp_path):
-    bench = local.grid.Bench.read(path, RECIPE / "conf/estimators.yaml", tmp_path)
-    for runs, seeds in ((bench.runs(), bench.grid.seeds), (bench.context_runs(), [0])):
-        assert len({run.folder for run in runs}) == len(runs)
-        assert {run.config.training.seed for run in runs} == set(seeds)
-        common = []
-        for run in runs:
-            plain = run.config.model_dump(mode="json")
-            if plain["bottleneck"]["type"] == "gumbel":
-                assert plain["bottleneck"]["anneal_steps"] == plain["training"]["steps"]
-            assert plain["bottleneck"].get("codebook_size", 256) == 256
-            del plain["bottleneck"], plain["training"]["seed"]
-            common.append(plain)
-        assert all(plain == common[0] for plain in common)
-    assert {run.kind for run in bench.runs()} == set(TYPES)
+# --- plans -----------------------------------------------------------------------------------------------------
 
 
-def test_the_full_grid_has_three_seeds(local, tmp_path):
-    bench = local.grid.Bench.read(RECIPE / "conf/grid/full.yaml", RECIPE / "conf/estimators.yaml", tmp_path)
-    assert len(bench.grid.seeds) >= 3
+@pytest.mark.parametrize(("name", "minutes"), [("full", 2 * 4 * 60), ("quick", 2 * 5)])
+def test_a_plan_stays_within_its_time_on_two_cores(name, minutes, tmp_path):
+    cells = bench_of(name, tmp_path).cells
+    assert set(cells.experiments) == set(plan.EXPERIMENTS)
+    assert sum(cell.seconds for cell in cells.wanted(plan.EXPERIMENTS)) <= 60 * minutes
 
 
-# --- decoder with context ------------------------------------------------------------------------------------
+def test_the_full_plan_is_fair(tmp_path):
+    bench = bench_of("full", tmp_path)
+    own = bench.plan
+    assert len(own.seeds) >= 3
+    assert set(own.tuning.trials) == set(own.curves.values) == set(TYPES) - {"none"}
+    assert len({len(trials) for trials in own.tuning.trials.values()}) == 1
+    assert all(len(values) >= 4 for grid in own.curves.values.values() for values in grid.values())
+    runs = [cell.settings for name, cell in bench.cells.cells.items() if name.startswith("compare-")]
+    assert {run["seconds"] for run in runs} == {own.compare.seconds}
+    assert {run["bottleneck"] for run in runs} == set(TYPES)
 
 
-@pytest.mark.parametrize("units", [0, 1, 2, 3])
-def test_decoder_sees_exactly_its_context(local, units):
-    config = load_config(RECIPE / "conf/estimators.yaml", ["bottleneck.type=none"])
-    model = local.context.ContextModel(config, units).double()
-    latents, wave = torch.randn(1, 32, 3).double(), torch.randn(1, 1, 480).double()
-    seen = []
-    model.head.register_forward_hook(lambda module, inputs, output: seen.append(output))
+@pytest.mark.parametrize("name", ["full", "quick"])
+def test_trainings_of_a_plan_differ_in_nothing_but_bottleneck_steps_and_seed(name, tmp_path):
+    from training import experiment
 
-    def head_of(changed):
-        model.nll(latents, changed)
-        return seen[-1]
-
-    before, at = head_of(wave), 150
-    changed = wave.clone()
-    changed[..., at] += 1
-    differs = (head_of(changed) != before).any(1)[0].nonzero().flatten().tolist()
-    context = local.context.context_samples(units)
-    assert context == [0, 4, 16, 64][units]
-    assert differs == list(range(at + 1, at + 1 + context))
+    bench, common = bench_of(name, tmp_path), set()
+    for cell in bench.cells.cells.values():
+        if cell.kind == "train":
+            config = experiment(bench, cell.settings, cell.settings["overrides"])
+            if config.bottleneck.type == "gumbel":
+                assert config.bottleneck.anneal_steps == config.training.steps
+            plain = config.model_dump(mode="json")
+            assert config.training.seed in bench.plan.seeds
+            del plain["bottleneck"], plain["training"]
+            common.add(json.dumps(plain))
+    assert len(common) == 1
 
 
-def test_nll_is_that_of_a_laplace_distribution(local):
-    config = load_config(RECIPE / "conf/estimators.yaml", ["bottleneck.type=none"])
-    model = local.context.ContextModel(config, 2)
-    outputs = []
-    model.head.register_forward_hook(lambda module, inputs, output: outputs.append(output))
-    wave = torch.randn(2, 1, 320)
-    nll = model.nll(torch.randn(2, 32, 2), wave)
-    mean, raw = outputs[0].chunk(2, dim=1)
-    scale = local.context.SMALLEST_SCALE + 0.1 * torch.nn.functional.softplus(raw)
-    expected = -torch.distributions.Laplace(mean, scale).log_prob(wave).sum((1, 2)) / 2
-    torch.testing.assert_close(nll, expected)
+def test_every_cell_comes_behind_what_it_needs(tmp_path):
+    cells = bench_of("full", tmp_path).cells
+    seen: set[str] = set()
+    for cell in cells.wanted(plan.EXPERIMENTS):
+        assert seen >= {*cell.needs}
+        seen.add(cell.name)
+    assert seen >= {name for names in cells.experiments.values() for name in names}
 
 
-# --- textbook ------------------------------------------------------------------------------------------------
+def test_every_statement_belongs_to_an_experiment_and_every_experiment_has_one():
+    assert {claim.experiment for claim in CLAIMS} == set(plan.EXPERIMENTS)
 
 
-def test_textbook_figures(local):
-    found = local.textbook.textbook()
-    true = torch.tensor(found["true"])
-    errors = {name: torch.tensor(v["mean"]) - true for name, v in found["estimators"].items()}
-    deviations = {name: torch.tensor(v["deviation"]) for name, v in found["estimators"].items()}
-    assert not torch.tensor(found["estimators"]["autograd through the sample"]["mean"]).any()
-    for name in ("score function", "score function, leave-one-out (S = 4)"):
-        assert (errors[name].abs() < 4 * deviations[name] / local.textbook.DRAWS**0.5).all()
-    for name in ("Gumbel-Softmax, relaxed (temperature 1)", "straight-through"):
-        assert (deviations[name] < deviations["score function"]).all()
-        assert (errors[name].abs() > 5 * deviations[name] / local.textbook.DRAWS**0.5).any()
+# --- from end to end -------------------------------------------------------------------------------------------
 
 
-# --- results -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(not (RECIPE / "results.json").exists(), reason="no results of a full run")
-def test_readme_and_results_say_what_the_data_give(local):
-    results = local.report.read_results(RECIPE / "results.json")
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert local.publish.with_table(readme, local.tables.comparison(results).markdown()) == readme
-    assert (RECIPE / "RESULTS.md").read_text(encoding="utf-8") == local.report.markdown(results, with_figures=False)
-
-
-def test_table_goes_between_the_markers(local):
-    begin, end = local.publish.BEGIN, local.publish.END
-    once = local.publish.with_table(f"# Title\n\n{begin}\nold\n{end}\n\nrest\n", "| new |")
-    assert once == f"# Title\n\n{begin}\n\n| new |\n\n{end}\n\nrest\n"
-    assert local.publish.with_table(once, "| new |") == once
-    with pytest.raises(ValueError, match="expected the lines"):
-        local.publish.with_table("no markers", "")
-
-
-TINY_CONFIG = """
-sample_rate: 16000
-latent_dim: 4
-encoder: {channels: [2, 2, 4], strides: [16, 10], dilations: [[], [], [1]]}
-bottleneck: {type: vq, codebook_size: 8, code_dim: 2}
-decoder: {type: istft, dim: 8, layers: 1, subframes: 2, overlap: 2}
-loss: {fft_sizes: [256]}
-data: {train: none, valid: none, crop_seconds: 0.5, batch_size: 2, workers: 1}
-training: {steps: 4, warmup_steps: 1, log_every: 1, valid_every: 2, valid_utterances: 1}
-"""
-TINY_GRID = """
-seeds: [0]
-bottlenecks: {none: [], gaussian: [], gumbel: [], reinforce: [], vq: []}
-overrides: []
-context: {bottlenecks: {gaussian: [], vq: []}, units: [1], overrides: [training.steps=2], utterances: 1}
-gradients: {draws: 3, one_latent_draws: 4, temperatures: [1.0, 0.5]}
-"""
-
-
-@pytest.fixture(scope="module")
-def finished(bash, tmp_path_factory):
-    """The whole bench with a few steps of a tiny model."""
-    folder = tmp_path_factory.mktemp("bench")
-    for speaker in ("allison", "carlo"):
-        (folder / "speech" / speaker).mkdir(parents=True)
-        for path in sorted((RECIPES / "mini/data" / speaker).glob("*.ogg"))[:4]:
-            (folder / "speech" / speaker / path.name).symlink_to(path)
-    (folder / "tiny.yaml").write_text(TINY_CONFIG)
-    (folder / "grid.yaml").write_text(TINY_GRID)
-    command = [RECIPE / "run.sh", "--data", folder / "speech", "--exp", folder / "exp"]
-    command += ["--config", folder / "tiny.yaml", "--grid", folder / "grid.yaml"]
-    done = bash(*command)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "exp", lambda: bash(*command)
-
-
-@pytest.mark.slow
-def test_bench_from_end_to_end(finished, local):
-    exp, run = finished
+@pytest.mark.parametrize("name", plan.EXPERIMENTS)
+def test_an_experiment_runs_alone(run, name, capsys):
+    code, exp = run(name)
+    assert code == 0
     results = json.loads((exp / "results.json").read_text())
-    assert [(r["bottleneck"], r["seed"]) for r in results["runs"]] == [(t, 0) for t in TYPES]
-    assert not any(r["failed"] for r in results["runs"] + results["contexts"])
-    assert {r["bottleneck"] for r in results["gradients"]} == set(TYPES)
-    again = run()
-    assert again.stdout.count("done already") == 5
+    assert is_complete(results, name)
+    own = [verdict for verdict in results["verdicts"] if verdict["experiment"] == name]
+    assert own
+    assert all(verdict["verdict"] in ("holds", "does not hold here", "cannot be told") for verdict in own)
+    assert all(verdict["command"].endswith(f"--only {name}") for verdict in own)
+    assert capsys.readouterr().out.count(own[0]["text"]) == 1
 
 
-@pytest.mark.slow
-def test_report_shows_all_tables_and_figures(finished, local):
-    exp, _ = finished
-    text, page = (exp / "report.md").read_text(), (exp / "report.html").read_text()
-    results = local.report.read_results(exp / "results.json")
-    for section in local.sections.sections(results):
-        assert f"## {section.title}\n" in text
-        assert f"<h2>{section.title}</h2>" in page
-        assert section.table is None or section.table.markdown() in text
-        for name, _ in section.figures:
-            assert (exp / f"figures/{name}.svg").stat().st_size > 2000
-            assert f"](figures/{name}.svg)" in text
-    assert page.count("data:image/svg+xml;base64,") == 5
-    assert not re.search(r"""(src|href)=["'](?!data:)""", page)
-    assert "the KL divergence to the uniform prior is log K whatever the encoder does" in text
+def test_what_is_done_is_passed_over(run, results, capsys):
+    code, exp = run()
+    assert code == 0
+    assert " min  " not in capsys.readouterr().out
+    assert json.loads((exp / "results.json").read_text())["cells"] == results["cells"]
 
 
-@pytest.mark.slow
-def test_a_run_that_failed_is_reported_as_such(finished, local):
-    exp, _ = finished
-    results = local.report.read_results(exp / "results.json")
-    kept = {"bottleneck", "seed", "curves"}
-    runs = [r for r in results["runs"] if r["bottleneck"] == "reinforce"]
-    for run in runs:
-        for name in set(run) - kept:
-            del run[name]
-        run["failed"] = "loss is nan at step 3"
-    text = local.report.markdown(results, with_figures=True)
-    assert "1 of 1" in text
-    assert local.figures.figures(results)
+def test_every_cell_says_what_it_was_made_of(results):
+    for record in results["cells"].values():
+        assert {"commit", "processor", "seconds", "torch"} <= record["made"].keys()
+        assert record["result"]["failed" if record["kind"] != "data" else "test"] is not True
+    assert not any(record["result"].get("failed") for record in results["cells"].values())
+
+
+def test_the_unseen_voice_is_only_tested_on(results):
+    data = results["cells"]["data"]["result"]
+    assert data["train"]["speakers"] == data["dev"]["speakers"] == ["allison"]
+    assert data["test"]["speakers"] == ["carlo"]
+
+
+def test_compared_rates_come_from_the_own_curve(results):
+    (vq,) = records(results, "compare-entropy-75-vq")
+    sizes = [int(o.partition("=")[2]) for o in vq["result"]["overrides"] if o.startswith("bottleneck.codebook_size")]
+    assert len(sizes) == 1
+    assert 2 < sizes[0] < 16
+    (gumbel,) = records(results, "compare-entropy-75-gumbel")
+    assert "bit/s" in gumbel["result"]["out_of_reach"], "its curve has a single point"
+
+
+def without_times(data: Any) -> Any:
+    """Results without what depends on how fast they were made."""
+    timed = ("made", "seconds", "variance_seconds", "conditions")
+    if isinstance(data, dict):
+        return {key: without_times(value) for key, value in data.items() if key not in timed}
+    return [without_times(value) for value in data] if isinstance(data, list) else data
+
+
+def test_killed_and_resumed_the_bench_ends_with_the_same_results(run, results, tmp_path, monkeypatch):
+    """Stopped once within a training, behind a checkpoint, and once between cells."""
+    exp, save = tmp_path / "exp", loop.TrainingRun.save
+    saved: list[str] = []
+
+    def save_and_stop(self):
+        save(self)
+        saved.append(self.folder.path.name)
+        if saved.count("commitment-0-0") == 1 and self.progress.step < self.settings.steps:
+            raise Stopped(15, "stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.TrainingRun, "save", save_and_stop)
+        assert run("commitment", exp=exp)[0] == 1
+    assert (exp / "runs/commitment-0-0/state.safetensors").exists()
+    assert [path.stem for path in (exp / "cells").iterdir()] == ["data"]
+    assert run("commitment", exp=exp)[0] == 0
+    resumed = json.loads((exp / "results.json").read_text())["cells"]
+    assert len(resumed) == 3
+    for name, record in resumed.items():
+        assert without_times(record) == without_times(results["cells"][name]), name
+
+
+def test_a_cell_with_other_settings_is_done_again(run, tiny, results, tmp_path, capsys):
+    from bench import main
+
+    _, exp = run()
+    other = tmp_path / "plan.yaml"
+    other.write_text(Path(tiny[3]).read_text().replace("betas: [0.0, 0.25]", "betas: [0.0, 0.5]"))
+    assert main([*tiny, "--plan", str(other), "--exp", str(exp), "--only", "commitment", "--list"]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in listed if "to do " in line] == ["commitment-0.5-0"]
+
+
+def test_speech_that_has_moved_is_listed_again_and_nothing_else(run, tiny, results, tmp_path, capsys):
+    from bench import main
+
+    _, exp = run()
+    moved = shutil.copytree(tiny[5], tmp_path / "moved")
+    for folder, expected in ((moved, ["data"]), (tiny[5], [])):
+        capsys.readouterr()
+        assert main([*tiny, "--data", str(folder), "--exp", str(exp), "--list"]) == 0
+        listed = capsys.readouterr().out.splitlines()
+        assert [line.split()[-1] for line in listed if "to do " in line] == expected
+    (moved / "allison/new.wav").touch()
+    assert main([*tiny, "--data", str(moved), "--exp", str(exp), "--only", "k-means", "--list"]) == 0
+    assert capsys.readouterr().out.count("to do ") == 3
+
+
+def test_a_bench_without_time_says_what_is_left_and_reports_it_as_not_run(tiny, tmp_path, capsys):
+    from bench import main
+
+    assert main([*tiny, "--exp", str(tmp_path), "--hours", "0"]) == 1
+    assert "cells are left, first data; the same command goes on" in capsys.readouterr().err
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert {verdict["verdict"] for verdict in results["verdicts"]} == {"not run"}
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("**not run**") == 2 * len(CLAIMS)
+
+
+def test_an_unknown_voice_is_one_line(tiny, tmp_path, capsys):
+    from bench import main
+
+    other = tmp_path / "plan.yaml"
+    other.write_text(Path(tiny[3]).read_text().replace("unseen: [carlo]", "unseen: [nobody]"))
+    assert main([*tiny, "--plan", str(other), "--exp", str(tmp_path / "exp"), "--only", "k-means"]) == 2
+    assert "has no folder of the unseen voice nobody; change the plan" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Part 2: an autoregressive decoder that sees more or less of the waveform's past.
+"""Experiments 5 and 6: an autoregressive decoder that sees more or less of the waveform's past.
 
     -log p(x|z) = sum over samples t of -log Laplace(x_t; m_t, b_t),    (m_t, b_t) = decoder(z, x_{t-1} ... x_{t-C})
 
@@ -10,19 +10,29 @@ negative ELBO in nats, and nothing but the ELBO decides whether the latents are 
 from __future__ import annotations
 
 import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from grid import Run
+from cell_list import Cell
+from cells import Bench
+from data import read_waves
+from diagnostics import latent_gap, usage
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
+from training import curves, steps_done
 
 from audiovq.batching import evenly_spread
 from audiovq.config import ExperimentConfig
 from audiovq.data.crops import CropSampler
 from audiovq.data.manifest import read_manifest
 from audiovq.devices import seed_everything
+from audiovq.errors import TrainingError
+from audiovq.files import atomic_path
 from audiovq.nn.conv import CausalConv1d, CausalConvTranspose1d, CausalSequential, ResidualUnit, activate
 from audiovq.training.folder import open_run
 from audiovq.training.log import RunLog
@@ -74,26 +84,68 @@ def whole_frames(wave: Tensor, hop_length: int) -> Tensor:
     return wave[..., : wave.shape[-1] // hop_length * hop_length]
 
 
-def train_context(run: Run) -> float:
-    """Train one model; returns the best validation loss, in nats per frame."""
+def context_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
+    """Train one model and measure whether its decoder uses the latents."""
+    settings, folder = cell.settings, bench.run_folder(cell.name)
+    config, units = context_config(bench, settings), settings["units"]
+    found: dict[str, Any] = {"failed": None, "context": context_samples(units)}
+    began, first = time.process_time(), steps_done(folder)
+    try:
+        train_context(config, units, folder)
+    except TrainingError as error:
+        return found | {"failed": str(error), "curves": curves(folder)}
+    steps = config.training.steps
+    each = (time.process_time() - began) / (steps - first) if steps > first else None
+    model = ContextModel(config, units)
+    model.load_state_dict(load_file(folder / WEIGHTS))
+    model.eval()
+    waves = read_waves(bench, "test", settings["utterances"], settings["seconds_each"], config.hop_length)
+    with torch.no_grad():
+        latents = [model.encoder(wave) for wave in waves]
+        gap = latent_gap(model.bottleneck, latents, lambda i, z: float(model.nll(z, waves[i])))
+        used = usage(model.bottleneck, torch.cat(latents, dim=-1))
+    return found | {
+        "made": {"seconds_per_step": each},
+        "curves": curves(folder),
+        "usage": asdict(used),
+        "gap": {**asdict(gap), "gap": gap.gap},
+    }
+
+
+def context_config(bench: Bench, settings: dict[str, Any]) -> ExperimentConfig:
+    """The bench's config with an encoder that does not look ahead: a latent stands for the frame that it saw."""
+    kind, steps = settings["bottleneck"], settings["steps"]
+    common = [f"bottleneck.type={kind}", *settings["overrides"], f"training.seed={settings['seed']}"]
+    common += [f"training.steps={steps}", "encoder.look_ahead=0"]
+    if kind == "gumbel":
+        common.append(f"bottleneck.anneal_steps={steps}")
+    config = bench.load(common)
+    if kind == "gaussian" and settings["share_free_nats"]:
+        free, dims = config.bottleneck.free_nats, config.bottleneck.code_dim or config.latent_dim  # type: ignore[union-attr]
+        config = bench.load([*common, f"bottleneck.free_nats={free / dims}"])
+    return config
+
+
+def train_context(config: ExperimentConfig, units: int, folder: Path) -> None:
+    """Train one model, or go on with it."""
     accelerator = Accelerator(cpu=True)
-    record = {"config": run.config.model_dump(mode="json"), "data": {}}
-    task = ContextTask(run, accelerator)
-    with open_run(run.folder, record, accelerator, force=False) as folder:
-        progress = fit(accelerator, task, run.config.training, folder)
-    assert progress.best_loss is not None
-    return progress.best_loss
+    record = {"config": config.model_dump(mode="json"), "data": {}}
+    task = ContextTask(config, units, folder, accelerator)
+    with open_run(folder, record, accelerator, force=False) as run:
+        fit(accelerator, task, config.training, run)
 
 
 class ContextTask(Task[ContextModel]):
     """A context model under its negative log-likelihood and the bottleneck's loss."""
 
-    def __init__(self, run: Run, accelerator: Accelerator):
-        self.config, self.folder, self.accelerator = run.config, run.folder, accelerator
-        config, settings = run.config, run.config.training
+    keeps_best = False
+
+    def __init__(self, config: ExperimentConfig, units: int, folder: Path, accelerator: Accelerator):
+        self.config, self.folder, self.accelerator = config, folder, accelerator
+        settings = config.training
         train, self.valid = read_manifest(config.data.train_manifests[0]), read_manifest(config.data.valid_manifests[0])
         seed_everything(settings.seed, "model")
-        self.model = ContextModel(config, run.context_units)
+        self.model = ContextModel(config, units)
         self.modules = {"model": self.model}
         self.optimizers = {"generator": build_optimizer(self.model, settings)}
         crop = math.ceil(config.data.crop_seconds * config.frame_rate) * config.hop_length
@@ -108,9 +160,11 @@ class ContextTask(Task[ContextModel]):
         model, (wave,) = self.model.train(), batch
         model.bottleneck.set_step(step)
         output = model.bottleneck(model.encoder(wave))
-        nll = model.nll(output.latents, wave).mean()
+        costs = model.nll(output.latents, wave.repeat(output.samples, 1, 1))
+        nll = costs.mean()
+        surrogate = model.bottleneck.surrogate_loss(output, costs)
         # In nats per sample, so that gradients have the size that clipping expects.
-        loss = (nll + output.loss) / self.config.hop_length
+        loss = (nll + output.loss + surrogate) / self.config.hop_length
         norm = descend(self.accelerator, loss, model, self.optimizers["generator"], self.config.training.clip_norm)
         return {"loss": loss.detach(), "nll": nll.detach(), **output.metrics, "gradient_norm": norm}
 
@@ -126,11 +180,5 @@ class ContextTask(Task[ContextModel]):
         return {"loss": sum(losses) / len(losses)}
 
     def release(self, model: ContextModel) -> None:
-        save_file(model.state_dict(), self.folder / WEIGHTS)
-
-
-def load_context(run: Run) -> ContextModel:
-    """A trained model, in evaluation."""
-    model = ContextModel(run.config, run.context_units)
-    model.load_state_dict(load_file(run.folder / WEIGHTS))
-    return model.eval()
+        with atomic_path(self.folder / WEIGHTS) as path:
+            save_file(model.state_dict(), path)

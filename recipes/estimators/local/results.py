@@ -1,0 +1,93 @@
+"""The results of a bench as plain data, and looking things up in them."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cells import Bench, conditions
+
+Results = dict[str, Any]
+
+
+def collect(bench: Bench) -> Results:
+    """All cells that are done, with what they were made on."""
+    records = {name: found for name in bench.cells.cells if (found := bench.record(name)) is not None}
+    cells = {
+        name: {part: found[part] for part in ("kind", "settings", "made", "result")} for name, found in records.items()
+    }
+    return {
+        "conditions": conditions(),
+        "plan": bench.plan.model_dump(),
+        "planned": {name: cell.seconds for name, cell in bench.cells.cells.items()},
+        "experiments": dict(bench.cells.experiments),
+        "cells": cells,
+    }
+
+
+def read_results(path: Path) -> Results:
+    """Results from a file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def is_complete(results: Results, experiment: str) -> bool:
+    """Whether all cells of an experiment are there."""
+    return all(name in results["cells"] for name in results["experiments"][experiment])
+
+
+def records(results: Results, prefix: str, **settings: Any) -> list[dict[str, Any]]:
+    """Records of the cells whose names begin so and which have these settings, in the order of the plan."""
+    return [
+        record
+        for name, record in results["cells"].items()
+        if name.startswith(prefix) and all(record["settings"].get(key) == value for key, value in settings.items())
+    ]
+
+
+def found(records: Sequence[dict[str, Any]], *path: str) -> list[float]:
+    """A figure of all results that have it."""
+    values = []
+    for record in records:
+        value: Any = record["result"]
+        for name in path:
+            value = value.get(name) if isinstance(value, dict) else None
+        if value is not None:
+            values.append(value)
+    return values
+
+
+def failures(records: Sequence[dict[str, Any]]) -> int:
+    """Trainings that ended without a finite loss."""
+    return sum(bool(record["result"]["failed"]) for record in records)
+
+
+def mean(values: Sequence[float]) -> float | None:
+    """The mean, if there are any."""
+    return statistics.fmean(values) if values else None
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation over seeds; 0 of one."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def difference(a: Sequence[float], b: Sequence[float]) -> int | None:
+    """Whether the mean of `a` over seeds is above (1) or below (-1) that of `b`, by more than two standard errors; 0 if
+    neither, and None if there is no second seed to tell how much seeds differ."""
+    if min(len(a), len(b)) < 2:
+        return None
+    error = math.sqrt(statistics.variance(a) / len(a) + statistics.variance(b) / len(b))
+    gap = statistics.fmean(a) - statistics.fmean(b)
+    return 0 if abs(gap) <= 2 * error else (1 if gap > 0 else -1)
+
+
+def text_of(values: Sequence[float], digits: int = 3) -> str:
+    """Mean and, of several seeds, standard deviation; `not run` of none."""
+    if not values:
+        return "not run"
+    shown = f"{statistics.fmean(values):.{digits}g}"
+    return shown if len(values) < 2 else f"{shown} ± {statistics.stdev(values):.2g}"
