@@ -136,7 +136,8 @@ class CropSampler:
                 wave = resampler(round(self.sample_rate * speed), self.sample_rate, wave.device)(wave)
             waves.append(wave[:, : self.crop_samples])
             order += items
-        return torch.cat(waves)[send(torch.tensor(order).argsort(), wave.device)]
+        crops = torch.cat(waves)
+        return crops[send(torch.tensor(order).argsort(), crops.device)]
 
     def _read(self, numbers: list[int], starts: list[int], count: int) -> Float[Tensor, "batch time"]:
         """`count` samples of each of some utterances, followed by silence where one ends before."""
