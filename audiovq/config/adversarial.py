@@ -45,7 +45,7 @@ class AdversarialConfig(Schema):
     losses' own scales."""
     start_step: NonNegativeInt = 0
     """First step at which discriminators are trained and count; before it there is the reconstruction loss alone."""
-    learning_rate: PositiveFloat = 3e-4
+    learning_rate: PositiveFloat = 1e-3
     """Peak learning rate of the discriminators' AdamW."""
     betas: tuple[Probability, Probability] = (0.8, 0.99)
     """Its decay rates."""

@@ -35,8 +35,8 @@ teacher=
 exp=$recipe/exp
 config=$recipe/conf/speech.yaml
 overrides=
-finetune_overrides="adversarial.learning_rate=1e-3 training.steps=1500 training.learning_rate=2e-4 training.warmup_steps=50 \
-training.valid_every=300 training.averaging_decay=0.99 data.crop_seconds=1.0"
+finetune_overrides="training.steps=1500 training.learning_rate=2e-4 training.warmup_steps=50 training.valid_every=300 \
+training.averaging_decay=0.99 data.crop_seconds=1.0"
 limit=40
 device=auto
 stage=
