@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,12 @@ def bash(tmp_path_factory) -> Iterator[Bash]:
     command = [sys.executable, str(Path(__file__).with_name("commands.py")), str(folder)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as server:
 
+        @cache
+        def wait_until_it_is_ready() -> None:
+            assert server.stdout.readline() == b"ready\n"
+
         def bash(*command: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-            if not any(folder.iterdir()):
-                assert server.stdout.readline() == b"ready\n"
+            wait_until_it_is_ready()
             return subprocess.run(
                 ["bash", *map(str, command)], capture_output=True, text=True, env=environment, cwd=cwd, check=False
             )

@@ -87,8 +87,8 @@ def test_processes_give_the_same_set(make, quick_start):
 @pytest.mark.filterwarnings("ignore")  # Ray's own.
 def test_ray_gives_the_same_set_goes_on_and_tells_what_failed(make, tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
-    for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}.items():
-        monkeypatch.setenv(name, value)
+    for name, value in {"USAGE_STATS_ENABLED": "0", "AUTH_MODE": "disabled", "worker_niceness": "0"}.items():
+        monkeypatch.setenv(f"RAY_{name}", value)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     expected = contents(make(2, "alone"))
     ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, object_store_memory=100 * 2**20)

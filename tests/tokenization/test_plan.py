@@ -113,7 +113,7 @@ def test_a_hundred_thousand_utterances_are_planned_in_ten_seconds_and_300_megaby
             file.write(json.dumps({**record, **length, "speaker": f"speaker{number % 100}"}) + "\n")
     program = f"""
 import json, sys, time
-start = time.perf_counter()
+start = time.process_time()
 from dataclasses import asdict
 from pathlib import Path
 from audiovq.data.sources import list_items
@@ -122,7 +122,7 @@ from audiovq.tokens.records import PlanRecord, parse_record
 request = TokenizingRequest(list(list_items([Path({str(manifest)!r})])), "ab" * 32)
 plan = parse_record(json.dumps(asdict(request.plan())), PlanRecord, "plan")
 hashes = [unit.content_hash for unit in request.units(plan)]
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start  # Of the processor, which others may use, too.
 peak = next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(json.dumps([plan.utterances, len(hashes), seconds, peak, "torch" in sys.modules]))
 """
