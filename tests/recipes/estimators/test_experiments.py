@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from cells import Bench
 from codebooks import lloyd, step_difference
-from probes import Item, logistic_regression, mean_of, probe
+from probes import WORDS, Item, logistic_regression, mean_of, probe
 from stages import JointTask, build_prior, rate
 from training import BenchTask, experiment, make_task, relaxation
 
@@ -120,6 +121,16 @@ def test_hardening_costs_nothing_where_samples_are_hard_already(tiny_config, tem
 
 
 # --- probes ----------------------------------------------------------------------------------------------------
+
+
+def test_the_words_are_those_of_the_shipped_speech_in_order():
+    speech = WORDS.parents[1] / "mini/data"
+    words = json.loads(WORDS.read_text(encoding="utf-8"))["words"]
+    assert {*words} == {path.relative_to(speech).as_posix() for path in speech.rglob("*.ogg")}
+    assert sum(map(len, words.values())) > 2000
+    for name, found in words.items():
+        assert all(0 <= start <= end <= 13 and word for start, end, word in found), name
+        assert [start for start, _, _ in found] == sorted(start for start, _, _ in found), name
 
 
 def test_a_probe_finds_what_is_linear_and_not_what_is_not_there(bench):
