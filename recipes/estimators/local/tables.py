@@ -214,13 +214,13 @@ def stages(results: Results) -> Table:
 
 def probes(results: Results) -> Table:
     """What linear probes read off, and what codes take under a prior."""
-    columns = ["bottleneck", "bit/s by entropy", "by KL", "under a prior ↓"]
+    columns = ["bottleneck", "bit/s by frequencies", "by KL", "under a prior ↓"]
     columns += [f"{target} from {source} ↑" for target in ("word", "voice") for source in ("latents", "codes")]
     columns += ["commonest word", "voice"]
     rows = []
     for kind in KINDS:
         own = records(results, f"probe-{kind}-")
-        figures = [found(own, "bits_per_second", "entropy"), found(own, "bits_per_second", "kl")]
+        figures = [found(own, "frequencies", "test"), found(own, "bits_per_second", "kl")]
         figures.append(found(own, "prior", "test"))
         for target in ("word", "voice"):
             figures += [found(own, "probes", target, source, "accuracy") for source in ("latents", "codes")]

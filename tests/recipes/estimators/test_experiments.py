@@ -10,7 +10,7 @@ import pytest
 import torch
 from cells import Bench
 from codebooks import lloyd, step_difference
-from probes import WORDS, Item, logistic_regression, mean_of, probe
+from probes import WORDS, Item, logistic_regression, mean_of, probe, unigram_rate
 from stages import JointTask, build_prior, rate
 from training import BenchTask, experiment, make_task, relaxation
 
@@ -74,6 +74,10 @@ def test_codes_of_a_prior_that_knows_nothing_take_log_k_bits(bench):
         torch.nn.init.zeros_(parameter)
     codes = [torch.randint(8, (1, 9)), torch.randint(8, (1, 5))]
     assert rate(prior, codes, config.frame_rate) == pytest.approx(math.log2(8) * 50)
+
+
+def test_codes_by_their_frequencies_take_the_bits_of_their_entropy():
+    assert unigram_rate([torch.tensor([[0, 5, 0]]), torch.tensor([[5, 0, 5, 5, 0]])], 50.0) == pytest.approx(50)
 
 
 # --- codebooks -------------------------------------------------------------------------------------------------
