@@ -64,11 +64,8 @@ class CategoricalBottleneck(VariationalBottleneck):
         if self.training:
             update_usage(self.usage[None], codes[:, None])
         kl, weight = uniform_kl(log_q).mean(), self.kl_weight()
-        return weight * kl.clamp(min=self._free_nats), {
-            "kl": kl.detach(),
-            "kl_weight": weight,
-            "perplexity": perplexity(self.usage),
-        }
+        metrics = {"kl": kl.detach(), "kl_weight": weight, "perplexity": perplexity(self.usage)}
+        return weight * kl.clamp(min=self._free_nats), metrics
 
 
 def uniform_kl(log_q: Float[Tensor, "*shape codes"]) -> Float[Tensor, "*shape"]:

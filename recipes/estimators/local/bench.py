@@ -36,7 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bench = Bench.read(args.plan, args.config, args.data, args.exp)
         if args.list:
             return show(bench, args.only or EXPERIMENTS)
-        cells = [] if args.no_cells else bench.cells.wanted(args.only or EXPERIMENTS)
+        # Should time run out, the comparison is done.
+        cells = [] if args.no_cells else bench.cells.wanted(args.only or ("rate-quality", *EXPERIMENTS))
         left = run_cells(bench, cells, args.workers, 3600 * args.hours)
         tell(bench, args.only or EXPERIMENTS, not args.no_report)
         if left:

@@ -42,7 +42,7 @@ WORK = {
     "textbook": "textbook:textbook_cell",
 }
 """Module and function that do a cell of each kind: (bench, cell) -> plain data."""
-DIGITS = 5
+DIGITS = 4
 """Significant digits of all figures."""
 
 

@@ -36,7 +36,7 @@ class GradientStatistics:
     squared_norm: float
     """|| E[g] ||^2, estimated without bias as || mean g ||^2 - variance / n, which noise can make negative."""
     seconds: float
-    """Time of a draw, forward and backward pass; median over draws."""
+    """CPU time of a draw, forward and backward pass; median over draws."""
     bias: float | None = None
     """|| mean g - exact || / || exact ||, if the exact gradient is known."""
     bias_noise: float | None = None
@@ -62,9 +62,9 @@ def gradient_statistics(
     mean = torch.zeros_like(draw(), dtype=torch.float64)  # The first call of all, not timed, pays for preparations.
     squares, seconds = 0.0, []
     for n in range(1, draws + 1):
-        started = time.perf_counter()
+        started = time.process_time()
         gradient = draw()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(time.process_time() - started)
         before = gradient.double() - mean
         mean += before / n
         squares += float(before @ (gradient.double() - mean))  # Welford, 1962

@@ -61,7 +61,7 @@ def textbook(results: Results) -> Figure:
         axes.plot(known["p"], known["true"], "k--", label="true gradient")
         axes.plot(known["p"], mean, color="#1c7ed6", label="mean of the estimates")
         axes.fill_between(known["p"], mean - deviation, mean + deviation, color="#1c7ed6", alpha=0.2, lw=0)
-        axes.set_title(name, fontsize=9)
+        axes.set_title(name.replace("temperature", "t ="), fontsize=8)
     all_axes[0].legend(loc="lower right", fontsize=8)
     for axes in all_axes[3:]:
         axes.set(xlabel="p")

@@ -76,7 +76,8 @@ def baselines_help(results: Results) -> Finding:
 
 
 def samples_help(results: Results) -> Finding:
-    """By the slope of log variance over log S - 1, the other samples that make the baseline."""
+    """By the slope of log variance over log S. The baseline gets better with S, too, so that theory says 1 / (S - 1): a
+    slope of -1.3 from 2 to 16 samples."""
     rows = [row for row in rows_of(results, "reinforce") if row["bottleneck"]["baseline"] == "leave_one_out"]
     points = [(math.log(row["bottleneck"]["samples"]), math.log(row["all"]["variance"])) for row in rows]
     mean_x, mean_y = (sum(values) / len(points) for values in zip(*points, strict=True))

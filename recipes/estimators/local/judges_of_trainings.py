@@ -191,7 +191,7 @@ def prior_saves_bits(results: Results) -> Finding:
     parts, savings = [], []
     for kind in ("vq", "gumbel", "reinforce"):
         rows = [record for record in records(results, f"probe-{kind}-") if record["result"].get("prior")]
-        bits, plain = found(rows, "prior", "test"), found(rows, "bits_per_second", "entropy")
+        bits, plain = found(rows, "prior", "test"), found(rows, "frequencies", "test")
         if rows:
             parts.append(f"{kind} {text_of(plain)} bit/s by frequencies, {text_of(bits)} under the prior")
             savings += [before - after for before, after in zip(plain, bits, strict=True)]

@@ -63,7 +63,7 @@ def rates(results: Results) -> Figure:
         plain = found(records(results, "compare-none"), "test", "metrics", name)
         if plain:
             axes.axhspan(min(plain), max(plain), color=COLOURS["none"], alpha=0.4, label="none")
-        axes.set(title=title, xlabel="bit/s (entropy of codes; gaussian: KL)", xscale="log")
+        axes.set(title=title, xlabel="bit/s (entropy of codes; gaussian: KL)")
     all_axes[0].legend()
     return figure
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from training import experiment, load_model
 
-from audiovq.bottlenecks.base import Bottleneck
+from audiovq.bottlenecks.base import Bottleneck, bits_per_second, count_codes, perplexity
 from audiovq.data.manifest import Utterance, read_manifest
 from audiovq.data.splits import split_names
 from audiovq.devices import seed_everything
@@ -68,18 +69,20 @@ def probe_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
         for target, found in items.items()
         if len({item.label for item in found}) > 1
     }
-    bits = None
+    bits = plain = None
     if model.bottleneck.num_codebooks:
         parts = {
             name: [book for (split, _), book in zip(listed, codes, strict=True) if split == name] for name in SPLITS
         }
         prior = train_prior(settings, config, parts["train"], parts["dev"], bench.run_folder(cell.name) / "prior")
         bits = {split: rate(prior, parts[split], config.frame_rate) for split in ("dev", "test")}
+        plain = {split: unigram_rate(parts[split], config.frame_rate) for split in ("dev", "test")}
     return {
         "failed": None,
         "out_of_reach": None,
         "probes": probes,
         "prior": bits,
+        "frequencies": plain,
         "bits_per_second": trained["test"]["bits_per_second"],
         "metrics": trained["test"]["metrics"],
     }
@@ -88,6 +91,12 @@ def probe_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
 def one_hot(codes: Int[Tensor, "1 frames"], bottleneck: Bottleneck) -> Float[Tensor, "codes frames"]:
     """Which code each frame has, so that a mean over frames is a histogram."""
     return F.one_hot(codes[0], bottleneck.codebook_size).T.float()
+
+
+def unigram_rate(codes: Sequence[Int[Tensor, "1 frames"]], frame_rate: float) -> float:
+    """Bits a second that codes take by how often each occurs in these very utterances."""
+    books = torch.cat(list(codes), -1)[None]
+    return bits_per_second(math.log(float(perplexity(count_codes(books, int(books.max()) + 1))[0])), frame_rate)
 
 
 def voice_items(utterances: Sequence[Utterance]) -> list[Item]:

@@ -126,9 +126,14 @@ def details(results: Results, experiment: str) -> list[Table]:
         return [tables.equal_rates(results), tables.curve_points(results), tables.trials(results)]
     kinds = {"reparameterisation": "gaussian", "score-function": "reinforce", "gumbel-softmax": "gumbel"}
     kinds["straight-through"] = "vq"
-    if experiment in kinds:
-        return [tables.estimators(rows_of(results, kinds[experiment]))]
-    return [tables.contexts(results)] if experiment == "posterior-collapse" else []
+    made = [tables.estimators(rows_of(results, kinds[experiment]))] if experiment in kinds else []
+    others = {
+        "gumbel-softmax": tables.schedules,
+        "posterior-collapse": tables.contexts,
+        "two-stages": tables.stages,
+        "representations": tables.probes,
+    }
+    return [*made, others[experiment](results)] if experiment in others else made
 
 
 def write_report(results: Results, folder: Path) -> None:

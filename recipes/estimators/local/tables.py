@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from judges_of_collapse import IGNORED
-from judges_of_trainings import compared, points_of
+from judges_of_trainings import by_schedule, compared, gradient_norms, points_of
 from pictures import FIGURES
 from plan import EXPERIMENTS, KINDS
 from results import Results, failures, found, is_complete, records, text_of
@@ -183,6 +183,50 @@ def contexts(results: Results) -> Table:
         ignored = f"{sum(gap < IGNORED for gap in gaps)} of {len(own)}"
         rows.append([f"`{key[0]}`", str(record["result"]["context"]), key[2] or "-", *figures, ignored])
     return Table(columns, sorted(rows, key=lambda row: (KINDS.index(row[0].strip("`")), row[2], int(row[1]))), words=2)
+
+
+def schedules(results: Results) -> Table:
+    """Gumbel-Softmax by temperature schedule, trained soft and hard."""
+    columns = ["schedule", "samples", "STOI ↑", "mel distance ↓", "perplexity", "gradient norm", "failed"]
+    rows = []
+    for hard in (False, True):
+        for name, own in by_schedule(results, hard=hard).items():
+            figures = [text_of(found(own, "test", "metrics", metric)) for metric in ("stoi", "mel_distance")]
+            figures += [text_of(found(own, "test", "usage", "perplexity")), text_of(gradient_norms(own))]
+            rows.append([name, "hard" if hard else "soft", *figures, f"{failures(own)} of {len(own)}"])
+    return Table(columns, rows, words=1)
+
+
+def stages(results: Results) -> Table:
+    """A prior trained afterwards or jointly."""
+    columns = ["bottleneck", "trained", "bit/s, own prior ↓", "bit/s, prior afterwards ↓", "STOI ↑", "mel distance ↓"]
+    columns += ["perplexity", "shuffle gap ↑", "s a step"]
+    rows = []
+    for kind in results["plan"]["stages"]["bottlenecks"]:
+        for way, title in (("after", "in two stages"), ("joint", "jointly")):
+            own = records(results, f"stages-{way}-{kind}-")
+            bits = ["-" if way == "after" else text_of(found(own, "prior_joint")), text_of(found(own, "prior_after"))]
+            paths = (("metrics", "stoi"), ("metrics", "mel_distance"), ("usage", "perplexity"), ("gap", "gap"))
+            figures = [text_of(found(own, "test", *path)) for path in paths]
+            rows.append([f"`{kind}`", title, *bits, *figures, text_of(found(own, "made", "seconds_per_step"))])
+    return Table(columns, rows, words=1)
+
+
+def probes(results: Results) -> Table:
+    """What linear probes read off, and what codes take under a prior."""
+    columns = ["bottleneck", "bit/s by frequencies", "by KL", "under a prior ↓"]
+    columns += [f"{target} from {source} ↑" for target in ("word", "voice") for source in ("latents", "codes")]
+    columns += ["commonest word", "voice"]
+    rows = []
+    for kind in KINDS:
+        own = records(results, f"probe-{kind}-")
+        figures = [found(own, "frequencies", "test"), found(own, "bits_per_second", "kl")]
+        figures.append(found(own, "prior", "test"))
+        for target in ("word", "voice"):
+            figures += [found(own, "probes", target, source, "accuracy") for source in ("latents", "codes")]
+        figures += [found(own, "probes", target, "latents", "commonest") for target in ("word", "voice")]
+        rows.append([f"`{kind}`", *(text_of(values) if values else "-" for values in figures)])
+    return Table(columns, rows)
 
 
 def conditions(results: Results) -> Table:

@@ -36,7 +36,7 @@ from audiovq.training.folder import open_run, start_accelerator
 from audiovq.training.log import RunLog
 from audiovq.training.loop import Batch, fit
 
-LINES, VALIDATIONS = 40, 6
+LINES, VALIDATIONS = 25, 6
 """Points of training and validation curves."""
 WATCHED = 6
 """Validation utterances on which the relaxation is looked at."""

@@ -168,8 +168,8 @@ CLAIMS = [
     ),
     Claim(
         "representations", "Codes tell words about as well as continuous latents.", "van den Oord et al., 2017",
-        "linear probes on means of frozen latents; held-out utterances of all voices", "probes",
-        trainings.codes_tell_words,
+        "linear probes on means of frozen latents over the commonest words of five languages; held-out utterances",
+        "probes", trainings.codes_tell_words,
     ),
     Claim(
         "representations", "They tell less of the voice.", "van den Oord et al., 2017; Chorowski et al., 2019",
