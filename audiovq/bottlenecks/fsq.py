@@ -132,4 +132,4 @@ def level_boundaries(levels: list[int]) -> Float[Tensor, "dims edges"]:
         for row, count in zip(edges, levels, strict=True):
             row[0] = -math.inf
             row[1:count] = torch.atanh((2 * torch.arange(1, count, dtype=torch.float64) - 1) / (count - 1) - 1)
-        return edges.float()
+    return edges.float().to(torch.get_default_device())

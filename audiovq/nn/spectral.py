@@ -142,5 +142,6 @@ def pointwise(
 
 
 def normalized(norm: nn.LayerNorm, x: Float[Tensor, "batch frames channels"]) -> Float[Tensor, "batch frames channels"]:
-    """A norm's output in the precision of its input."""
-    return F.layer_norm(x, norm.normalized_shape, norm.weight.to(x.dtype), norm.bias.to(x.dtype), norm.eps)
+    """A norm's output in the precision of its input, or of its weights if that is higher."""
+    dtype = torch.promote_types(x.dtype, norm.weight.dtype)
+    return F.layer_norm(x.to(dtype), norm.normalized_shape, norm.weight.to(dtype), norm.bias.to(dtype), norm.eps)

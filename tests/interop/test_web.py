@@ -253,7 +253,8 @@ def test_a_browser_encodes_and_decodes_as_python_does(browser, serve, graphs, sh
     found, _ = soundfile.read(io.BytesIO(browser.download("download-sound")))
     decoded = shipped.decode(np.array(record["codes"]), wave.shape[-1])[0, 0].numpy().clip(-1, 1)
     error = np.abs(found * 32768 / 32767 - decoded)
-    assert np.mean(error > 1e-3) < 1e-3
+    # Where rounding of the pitch decides that there is one harmonic more or less, a hop or so differs a little.
+    assert np.square(error).sum() < 1e-6 * np.square(decoded).sum()
 
     # At another rate and in stereo, the page resamples as Python does.
     soundfile.write(tmp_path / "out/stereo.flac", np.stack([wide[0], wide[0] / 2], 1), 44100)
