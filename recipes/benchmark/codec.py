@@ -301,7 +301,9 @@ def speed_row(timings: Timings, reference: Timings, seconds: float) -> Row:
     shares = (q / e for q, e in zip(timings.quantize, timings.encode, strict=True))
     row["quantizer_share"] = statistics.median(shares)
     costs = (1 - f / e for f, e in zip(timings.fast, timings.encode, strict=True))
-    return row | {"near_ties": timings.near_ties, "near_ties_cost": statistics.median(costs)}
+    # Without near ties both ways are one, and their difference is noise.
+    cost = statistics.median(costs) if timings.near_ties else 0.0
+    return row | {"near_ties": timings.near_ties, "near_ties_cost": cost}
 
 
 SIZE_COLUMNS = {

@@ -131,6 +131,8 @@ def test_ratios_are_taken_within_a_round(codec):
     assert row["decode_ratio"] == 3.0
     assert row["quantizer_share"] == pytest.approx(0.1)
     assert (row["near_ties"], row["near_ties_cost"]) == (0.01, pytest.approx(0.1))
+    own.near_ties = 0.0
+    assert codec.speed_row(own, reference, seconds=10)["near_ties_cost"] == 0
 
 
 @torch.inference_mode()
