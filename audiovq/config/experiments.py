@@ -98,7 +98,8 @@ class DataConfig(Schema):
     shares: list[PositiveFloat] | None = None
     """Shares of the training crops that each manifest gives, in proportion. None: every second is equally likely."""
     memory_gib: Weight = 0.0
-    """Most memory in GiB for the training speech, kept as 16-bit samples. 0: crops are read from the files."""
+    """Most memory in GiB, of the device that trains, for the training speech, kept as 16-bit samples. 0: crops are read
+    from the files."""
     augmentation: AugmentationConfig | None = None
     """How training crops are changed. None: not at all."""
     pitch: Literal["pyin", "swift"] | None = None
