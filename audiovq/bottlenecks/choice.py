@@ -96,7 +96,7 @@ def choose(
     margin = (best - second - scores.rounding(u, torch.float32)) / scores.longest
     # The bound above rules nearly all frames out.
     near = (margin < small).nonzero().squeeze(-1)
-    for rows in near.split(max(1, DIFFERENCES_PER_BLOCK // scores.latent_weight.numel())):
+    for rows in near.split(max(1, DIFFERENCES_PER_BLOCK // scores.latent_weight.numel())) if len(near) else ():
         codes[rows], margin[rows] = _choose_closely(scores, u[rows], small[rows].to(u.dtype))
     return codes.view(z.shape[0], -1), margin.view(z.shape[0], -1)
 

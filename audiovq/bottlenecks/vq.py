@@ -130,7 +130,11 @@ class VectorQuantizer(Quantizer):
 
     def _lookup(self) -> Lookup:
         """What looking codes up needs of the weights."""
-        return self._derived.of(lambda *_: Lookup.of(self), *self.parameters(), *self.batch_norm.buffers())
+        # Named one by one: `parameters()` would take as long as choosing the codes of a frame.
+        weights = [self.codebook, self.batch_norm.mean, self.batch_norm.variance]
+        for layer in (self.project_in, self.project_out):
+            weights += [layer.weight, layer.bias] if isinstance(layer, nn.Linear) else []
+        return self._derived.of(lambda *_: Lookup.of(self), *weights)
 
     @torch.no_grad()
     def settle(self, z: Float[Tensor, "batch dim frames"]) -> None:

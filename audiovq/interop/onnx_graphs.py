@@ -142,11 +142,11 @@ class ProductSpectrum(nn.Module):
 
     def __init__(self, spectrum: LogSpectrum):
         super().__init__()
-        self.hop, length = spectrum.hop, len(spectrum.window)
+        self.hop, length = spectrum.hop, spectrum.length
         self.hops = -(-length // self.hop)
         self.unused = self.hops * self.hop - length
         self.middle = -(-length // 2)
-        self.register_buffer("window", F.pad(spectrum.window.double(), (2 * self.middle - length, 0)))
+        self.register_buffer("window", F.pad(spectrum.window[:length].double(), (2 * self.middle - length, 0)))
         bins = int(spectrum.bank.any(1).nonzero().max()) + 1  # Behind the last that counts there may be many.
         times = torch.arange(self.middle, dtype=torch.float64) + 0.5
         angles = 2 * math.pi / spectrum.fft_size * times[:, None] * torch.arange(bins)
@@ -156,13 +156,13 @@ class ProductSpectrum(nn.Module):
 
     def forward(
         self, wave: Float[Tensor, "batch 1 time"], stream: Stream | None = None
-    ) -> Float[Tensor, "batch bands spectra"]:
+    ) -> Float[Tensor, "batch spectra bands"]:
         pieces = hop_windows(self, wave[:, 0].double(), self.hop, self.hops, stream)[..., self.unused :]
         pieces = F.pad(pieces, (len(self.window) - pieces.shape[-1], 0)) * self.window
         before, after = pieces[..., : self.middle].flip(-1), pieces[..., self.middle :]
         real, imaginary = (after + before) @ self.cosines, (after - before) @ self.sines
         magnitude = (real * real + imaginary * imaginary).sqrt()
-        return (magnitude @ self.bank).clamp(min=FLOOR).log().mT
+        return (magnitude @ self.bank).clamp(min=FLOOR).log()
 
 
 class InverseProduct(nn.Module):

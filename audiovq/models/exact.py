@@ -32,9 +32,8 @@ class ExactCodes:
     def __init__(self, model: Autoencoder, sample_rate: int, device: torch.device):
         self._encoder = copy.deepcopy(model.encoder).to("cpu", torch.float64)
         self._bottleneck = copy.deepcopy(model.bottleneck).to("cpu", torch.float64)
-        self._hop = model.hop_length
-        self.frames = -(-model.encoder.receptive_field // model.hop_length)
-        """Frames of signal that the code of a frame depends on, its own among them."""
+        self.reach = model.encoder.reach
+        """Frames of features that the code of a frame depends on, its own among them."""
         wave = model.whole_frames(probe(sample_rate))
         with torch.inference_mode(), full_float32():
             exact, computed = self._encoder(wave.double()), model.encoder(wave.to(device)).cpu()
@@ -52,21 +51,21 @@ class ExactCodes:
         self,
         codes: Int[Tensor, "batch books frames"],
         near_ties: Bool[Tensor, "batch frames"],
-        signal: Float[Tensor, "batch 1 time"],
+        features: Float[Tensor, "batch frames2 features"],
     ) -> None:
         """Replace the codes of near ties.
 
         Args:
-            signal: whole frames, of which the last are those of the codes; before them, as many as there are in the
-                whole signal, or `self.frames`.
+            features: what the encoder's front gave of frames, of which the last are those of the codes; before them, as
+                many as there are in the whole signal, or `self.reach`.
         """
-        before = signal.shape[-1] // self._hop - codes.shape[-1]
+        before = features.shape[1] - codes.shape[-1]
         for item in near_ties.any(-1).nonzero().flatten().tolist():
             tied = near_ties[item].nonzero().flatten()
-            for first, last in _spans(tied.tolist(), self.frames):
-                begin, end = max(0, first + before + 1 - self.frames), last + before + 1
-                piece = signal[item : item + 1, :, begin * self._hop : end * self._hop].double()
-                latents = self._encoder(piece, Excerpt() if begin else None)
+            for first, last in _spans(tied.tolist(), self.reach):
+                begin, end = max(0, first + before + 1 - self.reach), last + before + 1
+                piece = features[item : item + 1, begin:end].to("cpu", torch.float64)
+                latents = self._encoder.rest(piece, Excerpt() if begin else None)
                 settled, _ = self._bottleneck.encode(latents[..., first - last - 1 :], codes.shape[1])
                 chosen = tied[(first <= tied) & (tied <= last)]
                 codes[item][:, chosen] = settled[0][:, chosen - first]

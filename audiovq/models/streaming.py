@@ -17,7 +17,7 @@ from audiovq.nn.stream import Stream
 
 
 class LatentStream:
-    """Latents of a signal that arrives in pieces, those of the whole signal, and the samples that they come from.
+    """Latents of a signal that arrives in pieces, those of the whole signal, and the features that they come from.
 
     Frames come as soon as all samples that they see are there, so that the first call may give fewer.
     """
@@ -31,18 +31,19 @@ class LatentStream:
 
     def __call__(
         self, wave: Float[Tensor, "batch 1 time"]
-    ) -> tuple[Float[Tensor, "batch dim frames"], Float[Tensor, "batch 1 time2"], int]:
-        """Latents on the device, the samples of their frames as the encoder was given them, and how many of the frames,
-        the first ones of the signal, are to be dropped, since the encoder looks ahead."""
+    ) -> tuple[Float[Tensor, "batch dim frames"], Float[Tensor, "batch frames features"], int]:
+        """Latents, the features of their frames, both on the device, and how many of the frames, the first ones of the
+        signal, are to be dropped, since the encoder looks ahead."""
         delay, hop = self._model.delay, self._model.hop_length
         self._waiting = torch.cat([self._waiting, wave], -1) if self._begun else F.pad(wave, (delay.samples, 0))
         self._begun = True
         whole = self._waiting.shape[-1] // hop * hop
         signal, self._waiting = self._waiting[..., :whole], self._waiting[..., whole:].clone()
-        latents = self._model.encoder(signal.to(self._device), self._stream)
+        features = self._model.encoder.front(signal.to(self._device), self._stream)
+        latents = self._model.encoder.rest(features, self._stream)
         drop = min(delay.frames - self._dropped, latents.shape[-1])
         self._dropped += drop
-        return latents, signal, drop
+        return latents, features, drop
 
 
 class StreamingEncoder:
@@ -59,7 +60,7 @@ class StreamingEncoder:
     def __init__(self, model: Autoencoder, exact: ExactCodes, device: torch.device, num_codebooks: int | None = None):
         self._model, self._exact, self._num_codebooks = model, exact, num_codebooks or model.bottleneck.num_codebooks
         self._latents = LatentStream(model, device)
-        self._past = torch.zeros(0)
+        self._past: Tensor | None = None
         self._ended = False
 
     @torch.inference_mode()
@@ -76,16 +77,16 @@ class StreamingEncoder:
         if not wave.shape[-1]:
             return torch.zeros(len(wave), self._num_codebooks, 0, dtype=torch.long)
         with full_float32():
-            latents, signal, dropped = self._latents(wave)
+            latents, features, dropped = self._latents(wave)
             codes, margin = self._model.bottleneck.encode(latents, self._num_codebooks)
             near_ties = self._exact.near_ties(latents, margin).cpu()
             codes = codes.cpu()
             near_ties[:, :dropped] = False
-            signal = torch.cat([self._past, signal], dim=-1) if self._past.numel() else signal
+            features = features if self._past is None else torch.cat([self._past, features], dim=1)
             if near_ties.any():
-                self._exact.settle(codes, near_ties, signal)
-        # A copy, since a view would keep all of the signal in memory.
-        self._past = signal[..., -self._exact.frames * self._model.hop_length :].clone()
+                self._exact.settle(codes, near_ties, features)
+        # A copy, since a view would keep all features in memory.
+        self._past = features[:, -self._exact.reach :].clone()
         return codes[..., dropped:]
 
 

@@ -8,13 +8,16 @@ that hardly hears its input teaches the codebook nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from audiovq.config import AutoencoderConfig, ConvEncoderConfig, TransposedDecoderConfig
 from audiovq.nn.decoder import Decoder
+from audiovq.nn.encoder import Encoder
 from audiovq.nn.stream import Stream, extend_left
 
 
@@ -110,7 +113,7 @@ def residual_units(channels: int, kernel_size: int, dilations: Sequence[int]) ->
     return [ResidualUnit(channels, kernel_size, dilation) for dilation in dilations]
 
 
-class ConvEncoder(CausalSequential):
+class ConvEncoder(CausalSequential, Encoder):  # pyright: ignore[reportIncompatibleMethodOverride]
     """Waveform to latents; frame t depends on no sample from (t + 1) * hop_length on.
 
     Shape:
@@ -131,16 +134,30 @@ class ConvEncoder(CausalSequential):
         layers += residual_units(channels[-1], kernel, config.dilations[-1])
         layers += [Activation(), CausalConv1d(channels[-1], latent_dim, 1)]
         super().__init__(layers)
+        self.hop_length = math.prod(config.strides)
 
     @property
     def receptive_field(self) -> int:
-        """Samples that a frame depends on: its own and those before it."""
         field = step = 1
         for layer in self.modules():
             if isinstance(layer, CausalConv1d):
                 field += (layer.kernel_size[0] - 1) * layer.dilation[0] * step
                 step *= layer.stride[0]
         return field
+
+    @property
+    def reach(self) -> int:
+        return -(-self.receptive_field // self.hop_length)
+
+    def front(
+        self, wave: Float[Tensor, "batch 1 time"], stream: Stream | None = None
+    ) -> Float[Tensor, "batch frames features"]:
+        return rearrange(wave, "b 1 (f h) -> b f h", h=self.hop_length)
+
+    def rest(
+        self, features: Float[Tensor, "batch frames features"], stream: Stream | None = None
+    ) -> Float[Tensor, "batch dim frames2"]:
+        return self(rearrange(features, "b f h -> b 1 (f h)"), stream)
 
 
 class TransposedDecoder(CausalSequential, Decoder):  # pyright: ignore[reportIncompatibleVariableOverride]

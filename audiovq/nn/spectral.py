@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchaudio.functional import melscale_fbanks
@@ -12,14 +13,15 @@ from torchaudio.functional import melscale_fbanks
 from audiovq.config import AutoencoderConfig, SpectralEncoderConfig
 from audiovq.nn.conv import CausalConv1d
 from audiovq.nn.convnext import ConvNeXtStack
+from audiovq.nn.encoder import Encoder
 from audiovq.nn.stream import Stream, extend_left
 
 FLOOR = 1e-5
 """Magnitudes below this count as this, before the logarithm is taken."""
 CENTRE, SPREAD = -5.0, 2.5
 """About the mean and the standard deviation of log magnitudes of speech."""
-
-
+LOW_UNIT = 1 / 16
+"""What magnitudes of bins are multiplied by."""
 GROUP = 20
 """Bands that are summed at a time, of the bins that they have in common."""
 
@@ -34,7 +36,7 @@ class LogSpectrum(nn.Module):
         bank: what is summed of the FFT's bins, [fft_size // 2 + 1, bands].
 
     Shape:
-        input [B, 1, N * hop]; output [B, bands, N].
+        input [B, 1, N * hop]; output [B, N, bands].
     """
 
     window: Tensor
@@ -42,24 +44,45 @@ class LogSpectrum(nn.Module):
 
     def __init__(self, window: int, hop: int, bank: Float[Tensor, "bins bands"]):
         super().__init__()
-        self.hop, self.fft_size = hop, 2 * (len(bank) - 1)
-        self.register_buffer("window", torch.hann_window(window), persistent=False)
+        self.length, self.hop, self.fft_size = window, hop, 2 * (len(bank) - 1)
+        # With zeros behind it: to fill the FFT up with them each time takes longer.
+        self.register_buffer("window", F.pad(torch.hann_window(window), (0, self.fft_size - window)), persistent=False)
         self.register_buffer("bank", bank, persistent=False)
         self.groups = [(*used_bins(bank[:, first : first + GROUP]), first) for first in range(0, bank.shape[1], GROUP)]
 
     def forward(
         self, wave: Float[Tensor, "batch 1 time"], stream: Stream | None = None
-    ) -> Float[Tensor, "batch bands spectra"]:
+    ) -> Float[Tensor, "batch spectra bands"]:
         wave = wave if self.training else wave.double()
-        padded = extend_left(self, wave[:, 0], len(self.window) - self.hop, stream)
-        padded = padded[..., (padded.shape[-1] - len(self.window)) % self.hop :]  # Of an excerpt windows end so, too.
-        pieces = padded.unfold(-1, len(self.window), self.hop) * self.window
-        spectrum = torch.fft.rfft(pieces, self.fft_size)[..., : self.groups[-1][1]]
-        # The magnitudes; `abs` would guard against overflow, which takes longer.
-        magnitude = torch.linalg.vector_norm(torch.view_as_real(spectrum), dim=-1)
+        padded = extend_left(self, wave[:, 0], self.length - self.hop, stream)
+        pieces = F.pad(padded, (0, self.fft_size - self.length)).unfold(-1, self.fft_size, self.hop)
+        spectrum = torch.fft.rfft(pieces * self.window)[..., : self.groups[-1][1]]
+        return self.bands(magnitudes(spectrum)).clamp(min=FLOOR).log()
+
+    def bands(self, magnitude: Float[Tensor, "batch spectra bins"]) -> Float[Tensor, "batch spectra bands"]:
+        """What the bank makes of the bins up to the last that it uses."""
         bank = self.bank.to(magnitude)
         bands = [magnitude[..., a:b] @ bank[a:b, first : first + GROUP] for a, b, first in self.groups]
-        return torch.cat(bands, -1).clamp(min=FLOOR).log().mT
+        return torch.cat(bands, -1)
+
+
+class LowSpectrum(LogSpectrum):
+    """The first bins themselves, in units in which those of speech are about as large as mel bands."""
+
+    def __init__(self, window: int, hop: int, bins: int):
+        with torch.device("cpu"):
+            super().__init__(window, hop, LOW_UNIT * torch.eye(fft_size(window) // 2 + 1, bins))
+
+    def bands(self, magnitude: Float[Tensor, "batch spectra bins"]) -> Float[Tensor, "batch spectra bands"]:
+        return LOW_UNIT * magnitude
+
+
+def magnitudes(spectrum: Shaped[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Of complex numbers."""
+    if torch.is_grad_enabled() or spectrum.device.type != "cpu" or torch.compiler.is_compiling():
+        # `abs` would guard against overflow, which takes longer.
+        return torch.linalg.vector_norm(torch.view_as_real(spectrum), dim=-1)
+    return torch.from_numpy(np.abs(spectrum.numpy()))  # Several at a time, as PyTorch's own are not.
 
 
 def log_mel_spectrum(sample_rate: int, window: int, hop: int, bands: int) -> LogSpectrum:
@@ -67,13 +90,6 @@ def log_mel_spectrum(sample_rate: int, window: int, hop: int, bands: int) -> Log
     bins = fft_size(window) // 2 + 1
     with torch.device("cpu"):  # The bank is known before a network that is sketched without memory.
         bank = melscale_fbanks(bins, 0.0, sample_rate / 2, bands, sample_rate, "slaney", "slaney")
-    return LogSpectrum(window, hop, bank)
-
-
-def low_spectrum(window: int, hop: int, bins: int) -> LogSpectrum:
-    """The first bins of a spectrum, in units in which those of speech are about as large as mel bands."""
-    with torch.device("cpu"):
-        bank = torch.eye(fft_size(window) // 2 + 1, bins) / 16
     return LogSpectrum(window, hop, bank)
 
 
@@ -88,7 +104,7 @@ def fft_size(window: int) -> int:
     return 2 ** (window - 1).bit_length()
 
 
-class SpectralEncoder(ConvNeXtStack):
+class SpectralEncoder(ConvNeXtStack, Encoder):
     """Waveform to latents by way of a log-mel spectrogram; frame t depends on no sample from (t + 1) * hop_length on.
 
     Shape:
@@ -106,30 +122,33 @@ class SpectralEncoder(ConvNeXtStack):
         hop = config.hop_length // config.spectra
         self.spectra = nn.ModuleList([log_mel_spectrum(sample_rate, config.window, hop, config.bands)])
         if config.low_bins:
-            self.spectra.append(low_spectrum(2 * config.window, hop, config.low_bins))
+            self.spectra.append(LowSpectrum(2 * config.window, hop, config.low_bins))
         self.output = CausalConv1d(config.dim, latent_dim, 1)
 
     @property
     def receptive_field(self) -> int:
-        """Samples that a frame depends on: its own and those before it."""
-        frames = 1 + self.config.layers * (self.config.kernel_size - 1)
         hop = self.config.hop_length // self.config.spectra
         window = self.config.window * (2 if self.config.low_bins else 1)
-        return frames * self.config.hop_length + max(0, window - hop)
+        return self.reach * self.config.hop_length + max(0, window - hop)
 
-    def forward(
+    @property
+    def reach(self) -> int:
+        return 1 + self.config.layers * (self.config.kernel_size - 1)
+
+    def front(
         self, wave: Float[Tensor, "batch 1 time"], stream: Stream | None = None
-    ) -> Float[Tensor, "batch dim frames"]:
+    ) -> Float[Tensor, "batch frames features"]:
         with torch.autocast(wave.device.type, enabled=False):
-            levels = [spectrum(wave, stream) for spectrum in self.spectra]
-            # Of an excerpt the shorter windows see enough sooner.
-            count = min(level.shape[-1] for level in levels) // self.config.spectra * self.config.spectra
-            levels = torch.cat([level[..., level.shape[-1] - count :] for level in levels], 1)
-            levels = rearrange((levels - CENTRE) / SPREAD, "b band (f s) -> b f (s band)", s=self.config.spectra)
+            levels = torch.cat([spectrum(wave, stream) for spectrum in self.spectra], -1)
+            levels = rearrange(levels.sub_(CENTRE).div_(SPREAD), "b (f s) band -> b f (s band)", s=self.config.spectra)
         # The first layers and the last one are in double precision in evaluation, since they have the largest part in
         # what rounding does to latents.
-        x = normalized(self.input_norm, pointwise(self.input, levels))
-        x = self.trunk(x.to(self.input_norm.weight.dtype), stream)
+        return normalized(self.input_norm, pointwise(self.input, levels))
+
+    def rest(
+        self, features: Float[Tensor, "batch frames features"], stream: Stream | None = None
+    ) -> Float[Tensor, "batch dim frames2"]:
+        x = self.trunk(features.to(self.input_norm.weight.dtype), stream)
         return pointwise(self.output, x if self.training else x.double()).to(x.dtype).mT
 
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from audiovq.config import SpectralEncoderConfig
-from audiovq.nn.spectral import FLOOR, SpectralEncoder, log_mel_spectrum, low_spectrum
+from audiovq.nn.spectral import FLOOR, LowSpectrum, SpectralEncoder, log_mel_spectrum, magnitudes
 from audiovq.nn.stream import Excerpt, Stream
 
 
 def test_log_mel_is_that_of_librosa(mini_speech):
     layer = log_mel_spectrum(16000, window=640, hop=160, bands=80).eval()
-    found = layer(mini_speech[None, :, :16000])[0].numpy()
+    found = layer(mini_speech[None, :, :16000])[0].mT.numpy()
     padded = np.pad(mini_speech[0, :16000].double().numpy(), (480, 0))
     # librosa centres a window in its FFT, which changes no magnitude.
     padded = np.pad(padded, (192, 192))
@@ -26,7 +26,7 @@ def test_log_mel_is_that_of_librosa(mini_speech):
 
 
 def test_low_bins_are_those_of_a_fourier_transform(mini_speech):
-    found = low_spectrum(window=1280, hop=160, bins=64).eval()(mini_speech[None, :, :16000])[0].numpy()
+    found = LowSpectrum(window=1280, hop=160, bins=64).eval()(mini_speech[None, :, :16000])[0].mT.numpy()
     padded = np.pad(mini_speech[0, :16000].double().numpy(), (1120, 0))
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(1280) / 1280)
     for frame in (0, 13, 99):
@@ -62,12 +62,19 @@ def test_pieces_give_what_the_whole_gives(mini_speech):
 
 
 @pytest.mark.parametrize("settings", [{}, {"low_bins": 64}, {"hop_length": 100, "window": 330, "low_bins": 7}])
-def test_an_excerpt_gives_its_last_frames_as_the_whole_does(mini_speech, settings):
+def test_an_excerpt_of_the_features_gives_its_last_frames_as_the_whole_does(mini_speech, settings):
     encoder = SpectralEncoder(SpectralEncoderConfig(dim=8, layers=2, **settings), 4, 16000).double().eval()
-    hop = encoder.config.hop_length
-    wave = mini_speech[None, :, : hop * 60].double()
-    frames = -(-encoder.receptive_field // hop)
+    wave = mini_speech[None, :, : encoder.config.hop_length * 60].double()
+    features = encoder.front(wave)
     for more in (0, 7):
-        excerpt = encoder(wave[..., -(frames + more) * hop :], Excerpt())
-        assert more < excerpt.shape[-1] <= more + 3
+        excerpt = encoder.rest(features[:, -encoder.reach - more :], Excerpt())
+        assert excerpt.shape[-1] == 1 + more
         torch.testing.assert_close(excerpt, encoder(wave)[..., -excerpt.shape[-1] :])
+
+
+def test_magnitudes_are_the_same_with_and_without_gradients():
+    spectrum = torch.randn(3, 50, dtype=torch.complex128)
+    with torch.inference_mode():
+        found = magnitudes(spectrum)
+    torch.testing.assert_close(found, magnitudes(spectrum), rtol=1e-15, atol=0)
+    torch.testing.assert_close(found, (spectrum.real**2 + spectrum.imag**2).sqrt(), rtol=1e-15, atol=0)
