@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from audiovq.config import ConvNeXtConfig
 from audiovq.nn.conv import CausalConv1d
-from audiovq.nn.linear import Linear
+from audiovq.nn.linear import Derived, Linear, by_onednn, linear
 from audiovq.nn.stream import Stream, extend_left
 
 
@@ -33,6 +33,24 @@ class DepthwiseConv1d(CausalConv1d):
         for lag, tap in enumerate(taps[1:], start=1):
             y.addcmul_(x[:, lag : lag + frames], tap)
         return y
+
+
+class FrameConv1d(CausalConv1d):
+    """Causal convolution of few frames and many channels, whose output has channels last."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
+        super().__init__(in_channels, out_channels, kernel_size)
+        self._packed = Derived()
+
+    def forward(
+        self, input: Float[Tensor, "batch channels frames"], stream: Stream | None = None
+    ) -> Float[Tensor, "batch frames2 channels2"]:
+        if not by_onednn(input, self.weight):
+            return super().forward(input, stream).mT
+        # PyTorch's convolution takes twice as long as this product.
+        windows = extend_left(self, input, self.context, stream).unfold(-1, self.kernel_size[0], 1)
+        assert self.bias is not None
+        return linear(windows.transpose(1, 2).flatten(2), self.weight, self.bias, self._packed)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -59,7 +77,7 @@ class ConvNeXtStack(nn.Module):
 
     def __init__(self, config: ConvNeXtConfig, channels: int, kernel_size: int):
         super().__init__()
-        self.input = CausalConv1d(channels, config.dim, kernel_size)
+        self.input = FrameConv1d(channels, config.dim, kernel_size)
         self.input_norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.blocks = nn.ModuleList(
             ConvNeXtBlock(config.dim, config.kernel_size, config.expansion, scale=1 / config.layers)
@@ -71,7 +89,7 @@ class ConvNeXtStack(nn.Module):
         self, x: Float[Tensor, "batch channels frames"], stream: Stream | None = None
     ) -> Float[Tensor, "batch frames dim"]:
         """What the output layers work on, channels last."""
-        return self.trunk(self.input_norm(self.input(x, stream).mT), stream)
+        return self.trunk(self.input_norm(self.input(x, stream)), stream)
 
     def trunk(
         self, x: Float[Tensor, "batch frames dim"], stream: Stream | None = None

@@ -65,20 +65,24 @@ class Linear(nn.Linear):
 
 def linear(
     x: Float[Tensor, "*batch inputs"],
-    weight: Float[Tensor, "outputs inputs"],
+    weight: Float[Tensor, outputs * inputs],
     bias: Float[Tensor, " outputs"],
     packed: Derived,
     gelu: bool = False,
 ) -> Float[Tensor, "*batch outputs"]:
-    """`F.linear`, in inference on an x86 CPU by oneDNN, whose weights `packed` keeps."""
-    if _wanted(x, weight):
+    """`F.linear`, in inference on an x86 CPU by oneDNN, whose weights `packed` keeps.
+
+    Weights may be those of a convolution, for inputs that are its windows.
+    """
+    if by_onednn(x, weight):
         activation = ("gelu", [], "none") if gelu else ("none", [], "")
         return torch.ops.mkldnn._linear_pointwise(x, packed.of(_pack, weight), bias, *activation)
-    output = F.linear(x, weight, bias)
+    output = F.linear(x, weight.flatten(1), bias)
     return F.gelu(output) if gelu else output
 
 
-def _wanted(x: Tensor, weight: Tensor) -> bool:
+def by_onednn(x: Tensor, weight: Tensor) -> bool:
+    """Whether `linear` goes by oneDNN."""
     return (
         X86
         and not torch.is_grad_enabled()
@@ -92,8 +96,8 @@ def _wanted(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _pack(weight: Float[Tensor, "outputs inputs"]) -> Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight)
+def _pack(weight: Float[Tensor, outputs * inputs]) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1))
 
 
 def _version(tensor: Tensor) -> int:

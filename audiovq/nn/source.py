@@ -174,7 +174,10 @@ class SourceDecoder(ConvNeXtStack, Decoder):
         pulses = self.pulses(f0, voiced, stream)
         source = extend_left((self, "source"), torch.stack([pulses, noise], 1), self.fft_size - self.hop, stream)
         spectra = torch.fft.rfft(source.unfold(-1, self.fft_size, self.hop) * self.window)
-        spectrum = spectra[:, 0] * torch.polar(controls.harmonics.clamp(max=LOUDEST).exp(), controls.phase)
+        magnitude = controls.harmonics.clamp(max=LOUDEST).exp()
+        # Not `torch.polar`, whose sines and cosines come one at a time.
+        voice = torch.complex(magnitude * controls.phase.cos(), magnitude * controls.phase.sin())
+        spectrum = spectra[:, 0] * voice
         spectrum = spectrum + spectra[:, 1] * controls.noise.clamp(max=LOUDEST).exp()
         if controls.free is not None:
             spectrum = spectrum + controls.free

@@ -205,6 +205,7 @@ class TokenizingJob:
         tokenizer = AudioTokenizer.from_pretrained(self.model, device or self.device)
         if tokenizer.weights_sha256 != self.weights_sha256:
             raise TokenError(f"{self.model}: has changed since the job began; start the job again")
+        _ = tokenizer.exact  # Now, so that no unit waits for it.
         return tokenizer
 
 
