@@ -113,7 +113,7 @@ def residual_units(channels: int, kernel_size: int, dilations: Sequence[int]) ->
     return [ResidualUnit(channels, kernel_size, dilation) for dilation in dilations]
 
 
-class ConvEncoder(CausalSequential, Encoder):  # pyright: ignore[reportIncompatibleMethodOverride]
+class ConvEncoder(CausalSequential, Encoder):  # pyright: ignore
     """Waveform to latents; frame t depends on no sample from (t + 1) * hop_length on.
 
     Shape:
