@@ -123,3 +123,7 @@ def models() -> None:
             figures = [f"{rate.metrics[name]:>{len(name)}.3g}" for name in names]
             say("  ".join([f"  {rate.codebooks:>9}  {rate.bitrate / 1000:>6g}", *figures]))
         say(*(f"  {line}" for line in found.conditions))
+        if found.prior is not None and found.prior.codes is not None:
+            count = found.prior.codes.num_codebooks
+            first = "first codebook" if count == 1 else f"first {count} codebooks"
+            say(f"  with a prior over its {first}: audiovq sample {found.name} --output DIR")

@@ -54,12 +54,24 @@ def train_prior_command(
 @app.command("sample")
 def sample_command(
     prior: Annotated[
-        str, typer.Argument(metavar="PRIOR", help="Prior's folder, or organisation/name on the Hugging Face Hub.")
+        str,
+        typer.Argument(
+            metavar="PRIOR",
+            help="Prior's folder, organisation/name on the Hugging Face Hub, or the name of a model that comes with "
+            "audiovq.",
+        ),
     ],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="The tokenizer whose codes it models, likewise.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the wavs, and their codes as .npz.")
     ],
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="The tokenizer whose codes it models, likewise.  [default: the one that comes with audiovq under the "
+            "prior's name]",
+        ),
+    ] = None,
     num: Annotated[int, typer.Option(min=1, help="Utterances to sample.")] = 4,
     seconds: Annotated[float, typer.Option(help="Length of each, with its prime.")] = 5.0,
     speaker: Annotated[
@@ -85,11 +97,14 @@ def sample_command(
     Utterance i depends on the seed and i, and not on how many are sampled.
     """
     from audiovq.models.prior import CodePrior
+    from audiovq.models.release import comes_with_audiovq
     from audiovq.models.tokenizer import AudioTokenizer
     from audiovq.synthesis import SamplingSettings, synthesize
 
+    if model is None and not comes_with_audiovq(prior):
+        raise typer.BadParameter("is required for a prior that does not come with audiovq", param_hint="MODEL")
     settings = SamplingSettings(seconds, speaker, temperature, top_k, top_p, seed)
     loaded = CodePrior.from_pretrained(prior, device)
-    tokenizer = AudioTokenizer.from_pretrained(model, device)
+    tokenizer = AudioTokenizer.from_pretrained(model or prior, device)
     wavs = synthesize(loaded, tokenizer, output, num, settings, prime, batch_size, force)
     say(f"{len(wavs)} utterances of {seconds:g} s written: {output}")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from audiovq.config import AutoencoderConfig
+from audiovq.config import AutoencoderConfig, PriorConfig
 from audiovq.errors import CheckpointError
 from audiovq.files import read_json
 from audiovq.models.autoencoder import Autoencoder
-from audiovq.models.release import PRETRAINED, WEIGHTS, read_config
+from audiovq.models.release import CONFIG, PRETRAINED, PRIOR, WEIGHTS, read_config
 
 QUALITY = "quality.json"
 """Measured quality of a model, beside its weights; `recipes/speech/local/pack.py` writes it."""
@@ -38,12 +38,14 @@ class Pretrained:
     """What `AudioTokenizer.from_pretrained` and the commands know it by."""
     config: AutoencoderConfig
     num_bytes: int
-    """Size of its files."""
+    """Size of its files, those of its prior among them."""
     num_parameters: int
     rates: list[Rate]
     """From the lowest bitrate to the highest; empty if it was not measured."""
     conditions: list[str]
     """What the metrics were measured on, and how."""
+    prior: PriorConfig | None = None
+    """The prior over its codes that comes with it."""
 
 
 def pretrained_models(folder: Path = PRETRAINED) -> list[Pretrained]:
@@ -69,8 +71,9 @@ def _describe(folder: Path) -> Pretrained:
     return Pretrained(
         name=folder.name,
         config=config,
-        num_bytes=sum(path.stat().st_size for path in folder.iterdir()),
+        num_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         num_parameters=num_parameters,
         rates=rates,
         conditions=conditions,
+        prior=read_config(folder / PRIOR, PriorConfig) if (folder / PRIOR / CONFIG).is_file() else None,
     )

@@ -166,12 +166,16 @@ class CodePrior:
         config, network = release.load_network(path_or_hub_id, revision, PriorConfig, PriorNetwork)
         return cls(network, config, choose_device(device))
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `model.safetensors`, `config.json` and a model card, `README.md`; each is replaced whole."""
+    def save_pretrained(self, folder: str | Path, half: bool = False) -> None:
+        """Write `model.safetensors`, `config.json` and a model card, `README.md`; each is replaced whole.
+
+        Args:
+            half: write the weights in half precision.
+        """
         speaker = f', speaker="{self.speakers[0]}"' if self.speakers else ""
         example = EXAMPLE.format(frames=round(3 * self.codes.frame_rate), speaker=speaker)
         card = release.model_card("Prior over the codes of an audio tokenizer", TAGS, self.describe(), example)
-        release.write(folder, self.config, self.network.state_dict(), card)
+        release.write(folder, self.config, self.network.state_dict(), card, half)
 
     def push_to_hub(self, hub_id: str, private: bool = False) -> str:
         """Upload to the Hugging Face Hub as `organisation/name`; returns the address of the commit."""

@@ -29,6 +29,8 @@ KINDS: dict[type[AutoencoderConfig | PriorConfig], str] = {AutoencoderConfig: "t
 
 PRETRAINED = Path(audiovq.__file__).parent / "pretrained"
 """Folder of the models that come with audiovq, each in a folder of its name."""
+PRIOR = "prior"
+"""Folder in that of a tokenizer, with the prior that comes with it."""
 FORMATS = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64", torch.bool: "BOOL"}
 """Number formats of a network's state, as safetensors calls them."""
 HALF = ("F16", "BF16")
@@ -56,7 +58,7 @@ def load_network(
         CheckpointError: the folder or its files are missing, damaged, another kind of model, or of a format this
             version cannot read.
     """
-    folder = locate(path_or_hub_id, revision)
+    folder = locate(path_or_hub_id, revision, KINDS[schema])
     config = read_config(folder, schema)
     # Before memory is taken: what a damaged or hostile config asks for has to be in the file.
     header = read_header(folder / WEIGHTS)
@@ -66,16 +68,27 @@ def load_network(
     return config, network
 
 
-def locate(path_or_hub_id: str | Path, revision: str | None = None) -> Path:
+def locate(path_or_hub_id: str | Path, revision: str | None = None, kind: str = "tokenizer") -> Path:
     """The local folder of a released model: a folder, a model that comes with audiovq, or one of the Hub, downloaded.
+
+    Args:
+        kind: which of the models of one name that comes with audiovq is meant.
 
     Raises:
         CheckpointError: neither the folder nor the repository can be had.
     """
     name = str(path_or_hub_id)
-    if "/" not in name and not Path(name).exists() and (PRETRAINED / name / CONFIG).is_file():
-        return PRETRAINED / name
-    return model_folder(name, [WEIGHTS, CONFIG, CARD], revision)
+    if not comes_with_audiovq(name):
+        return model_folder(name, [WEIGHTS, CONFIG, CARD], revision)
+    folder = PRETRAINED / name / (PRIOR if kind == "prior" else "")
+    if not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{name}: comes without a prior; `audiovq train-prior` trains one over its codes")
+    return folder
+
+
+def comes_with_audiovq(name: str) -> bool:
+    """Whether a tokenizer of this name does, and no file or folder has the name."""
+    return "/" not in name and not Path(name).exists() and (PRETRAINED / name / CONFIG).is_file()
 
 
 def read_config(folder: Path, schema: type[ConfigT]) -> ConfigT:

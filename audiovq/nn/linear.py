@@ -65,7 +65,7 @@ class Linear(nn.Linear):
 
 def linear(
     x: Float[Tensor, "*batch inputs"],
-    weight: Float[Tensor, "outputs inputs *taps"],
+    weight: Float[Tensor, "outputs ..."],
     bias: Float[Tensor, " outputs"],
     packed: Derived,
     gelu: bool = False,
@@ -96,7 +96,7 @@ def by_onednn(x: Tensor, weight: Tensor) -> bool:
     )
 
 
-def _pack(weight: Float[Tensor, "outputs inputs *taps"]) -> Tensor:
+def _pack(weight: Float[Tensor, "outputs ..."]) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight.flatten(1))
 
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Train a tokenizer on the speech of several corpora, on a CPU or a GPU, then its decoder against discriminators, and
-# measure both on speakers that they never heard. The model that comes with audiovq is made by this recipe.
+# measure both on speakers that they never heard; then a prior over the codes. The model that comes with audiovq is made
+# by this recipe.
 #
 # usage: run.sh --train "MANIFEST ..." --valid "MANIFEST ..." --test "MANIFEST ..." [--option value ...]
 #
@@ -13,12 +14,15 @@
 #   --config FILE      configuration of model and training       (default: conf/speech.yaml, beside this script)
 #   --overrides "..."  changes to it, as in "training.steps=20000 data.batch_size=32"
 #   --finetune-overrides "..."  changes to it when the decoder is trained against discriminators
+#   --prior-config FILE      configuration of the prior          (default: conf/prior.yaml, beside this script)
+#   --prior-overrides "..."  changes to it
+#   --prior-codebooks N      how many codebooks it models, the first ones (default: 2)
 #   --limit N          evaluate N utterances of each test manifest (default: 40)
 #   --device NAME      cpu, cuda, ... to train and to run on     (default: auto)
 #   --stage N          start at stage N, even if it is done      (default: the first stage that is not done)
-#   --stop-stage N     stop after stage N                        (default: 4)
+#   --stop-stage N     stop after stage N                        (default: 8)
 #
-# stages: 1 train, 2 evaluate, 3 finetune, 4 evaluate_finetuned
+# stages: 1 train, 2 evaluate, 3 finetune, 4 evaluate_finetuned, 5 pack, 6 tokenize, 7 train_prior, 8 sample
 
 # shellcheck source-path=SCRIPTDIR
 
@@ -37,13 +41,19 @@ config=$recipe/conf/speech.yaml
 overrides=
 finetune_overrides="training.steps=1500 training.learning_rate=2e-4 training.warmup_steps=50 training.valid_every=300 \
 training.averaging_decay=0.99 data.crop_seconds=1.0"
+prior_config=$recipe/conf/prior.yaml
+prior_overrides=
+prior_codebooks=2
 limit=40
 device=auto
 stage=
 stop_stage=
-parse_options train valid test shares teacher exp config overrides finetune_overrides limit device stage stop_stage -- "$@"
+parse_options train valid test shares teacher exp config overrides finetune_overrides prior_config prior_overrides \
+  prior_codebooks limit device stage stop_stage -- "$@"
 [[ -f $config ]] || fail "--config $config: no such file"
+[[ -f $prior_config ]] || fail "--prior-config $prior_config: no such file"
 [[ $limit =~ ^[1-9][0-9]*$ ]] || fail "--limit $limit: expected a number from 1 on"
+[[ $prior_codebooks =~ ^[1-9][0-9]*$ ]] || fail "--prior-codebooks $prior_codebooks: expected a number from 1 on"
 for name in train valid test; do
   [[ -n ${!name} ]] || fail "--$name: is required, one or more manifests"
   for manifest in ${!name}; do
@@ -96,12 +106,38 @@ evaluate_finetuned() {
   measure "$exp/finetuned/release" "$exp/finetuned/evaluation"
 }
 
+pack() {
+  python "$recipe/local/pack.py" "$exp/finetuned/release" "$exp/packed"
+}
+
+tokenize() {
+  # shellcheck disable=SC2086 # One word a manifest.
+  audiovq tokenize "$exp/packed" $train --codebooks "$prior_codebooks" --output "$exp/codes/train" --device "$device" --force
+  # shellcheck disable=SC2086
+  audiovq tokenize "$exp/packed" $valid --codebooks "$prior_codebooks" --output "$exp/codes/valid" --device "$device" --force
+}
+
+train_prior() {
+  # shellcheck disable=SC2086 # One word an override.
+  audiovq train-prior "$prior_config" tokens="$exp/codes/train" valid_tokens="$exp/codes/valid" $prior_overrides \
+    --output "$exp/prior" --device "$device"
+  python "$recipe/local/pack.py" "$exp/prior/release" "$exp/packed/prior"
+}
+
+sample() {
+  audiovq sample "$exp/packed/prior" "$exp/packed" --output "$exp/samples" --device "$device" --force
+}
+
 mkdir -p "$exp"
 exp=$(cd "$exp" && pwd)
 settings="train $train valid $valid test $test shares $shares teacher $teacher config $(cksum <"$config") overrides $overrides limit $limit"
 # shellcheck disable=SC2034 # Read by run_stages.
 settings_finetune="finetune $finetune_overrides"
-run_stages 1 train evaluate finetune evaluate_finetuned
+# shellcheck disable=SC2034
+settings_tokenize="codebooks $prior_codebooks"
+# shellcheck disable=SC2034
+settings_train_prior="prior $(cksum <"$prior_config") overrides $prior_overrides"
+run_stages 1 train evaluate finetune evaluate_finetuned pack tokenize train_prior sample
 
 if [[ -f $exp/.done/evaluate ]]; then
   cat <<END
@@ -114,5 +150,16 @@ if [[ -f $exp/.done/evaluate_finetuned ]]; then
   cat <<END
 fine-tuned       $exp/finetuned/release
 listening pages  $exp/finetuned/evaluation/*/index.html
+END
+fi
+if [[ -f $exp/.done/pack ]]; then
+  cat <<END
+half the size    $exp/packed
+END
+fi
+if [[ -f $exp/.done/sample ]]; then
+  cat <<END
+with its prior   $exp/packed/prior
+new speech       $exp/samples
 END
 fi

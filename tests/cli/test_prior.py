@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 from audiovq.audio.files import load_audio, save_audio
 from audiovq.devices import derive_seed
+from audiovq.models.pretrained import pretrained_models
 from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.tokens.codes_file import load_codes
 
@@ -295,6 +296,33 @@ def test_a_prime_shorter_than_a_frame_is_refused(sample, tmp_path):
     code, _, err = sample("--output", tmp_path / "new", "--prime", tmp_path / "short.wav")
     assert code == 2
     assert_one_line(err, tmp_path / "short.wav", "is shorter than a frame, 0.00125 s")
+
+
+def test_a_prior_that_comes_with_its_model_needs_one_name(run, placed_tokenizer, tiny_prior, tmp_path, monkeypatch):
+    """And the list of models says that it is there."""
+    shipped = placed_tokenizer("istft", "residual")
+    shipped.save_pretrained(tmp_path / "tiny")
+    sizes = list(shipped.codebook_sizes[:2])
+    own = tiny_prior(2, max(sizes), shipped.weights_sha256, sizes)
+    monkeypatch.setattr("audiovq.models.release.PRETRAINED", tmp_path)
+    options = ("--num", 1, "--seconds", 0.1, "--device", "cpu")
+    command = ("sample", "tiny", "--output", tmp_path / "new", *options)
+    code, out, err = run(*command)
+    assert (code, out) == (2, "")
+    assert_one_line(err, "tiny: comes without a prior", "audiovq train-prior")
+
+    own.save_pretrained(tmp_path / "tiny/prior", half=True)
+    code, _, err = run(*command)
+    assert (code, err) == (0, "")
+    assert load_codes(tmp_path / "new/sample-000.npz").codes.shape[0] == 2
+    code, out, err = run("sample", tmp_path / "tiny/prior", "--output", tmp_path / "other", *options)
+    assert (code, out) == (2, "")
+    assert "MODEL" in err
+    assert "is required for a prior that does not come with audiovq" in err
+
+    (found,) = pretrained_models(tmp_path)
+    assert found.prior == own.config
+    assert found.num_bytes == sum(path.stat().st_size for path in (tmp_path / "tiny").rglob("*.*"))
 
 
 def test_a_prior_and_a_model_that_do_not_belong_together_are_refused(run, tiny_tokenizer, prior, model, tmp_path):

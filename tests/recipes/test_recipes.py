@@ -455,8 +455,8 @@ def test_demo_from_end_to_end(bash, vctk, tmp_path):
 
 @pytest.mark.slow
 def test_speech_from_end_to_end(bash, vctk, tmp_path):
-    for name in ("one", "other"):
-        folder = vctk / "wav48_silence_trimmed"
+    speakers = sorted(path for path in (vctk / "wav48_silence_trimmed").iterdir() if path.is_dir())
+    for name, folder in zip(("one", "other"), speakers, strict=False):
         divided = ["--split-by", "utterance", "--dev", "0.2", "--test", "0.2", "--output", tmp_path / name]
         prepared = bash("-c", 'audiovq prepare folder "$@"', "audiovq", folder, *divided)
         assert prepared.returncode == 0, prepared.stderr
@@ -467,6 +467,7 @@ def test_speech_from_end_to_end(bash, vctk, tmp_path):
         *[RECIPES / "speech/run.sh", "--train", manifests["train"], "--valid", manifests["dev"]],
         *["--test", f"{tmp_path}/one/test.jsonl.gz", "--shares", "0.75 0.25", "--exp", tmp_path / "exp"],
         *["--overrides", f"{FEW_STEPS} {small}", "--finetune-overrides", tuned, "--limit", "1", "--device", "cpu"],
+        *["--prior-overrides", FEW_PRIOR_STEPS, "--prior-codebooks", "3"],
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len([*(tmp_path / "exp").glob("**/evaluation/*/index.html")]) == 2
@@ -478,17 +479,11 @@ def test_speech_from_end_to_end(bash, vctk, tmp_path):
     moved = {name.split(".")[0] for name in first if not first[name].equal(tuned_model[name])}
     assert moved == {"decoder"}
 
-    packed = bash(
-        "-c",
-        'python "$@"',
-        "python",
-        RECIPES / "speech/local/pack.py",
-        tmp_path / "exp/release",
-        "packed",
-        cwd=tmp_path,
-    )
-    assert packed.returncode == 0, packed.stderr
-    assert {tensor.dtype.itemsize for tensor in load_file(tmp_path / "packed/model.safetensors").values()} <= {2, 8, 1}
+    packed = tmp_path / "exp/packed"
+    for folder in (packed, packed / "prior"):
+        assert {tensor.dtype.itemsize for tensor in load_file(folder / "model.safetensors").values()} <= {2, 8, 1}
+    assert json.loads((packed / "prior/config.json").read_text())["model"]["codes"]["num_codebooks"] == 3
+    assert len([*(tmp_path / "exp/samples").glob("*.wav")]) == 4
 
 
 def test_speech_needs_manifests_that_are_there(bash, tmp_path):

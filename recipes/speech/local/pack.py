@@ -1,7 +1,7 @@
 """Pack a trained model as it comes with audiovq: half precision on disk, the card that the target folder has, and what
 `recipes/benchmark/quality.py` measured of the packed model.
 
-usage: pack.py RELEASE OUTPUT            the model alone
+usage: pack.py RELEASE OUTPUT            a tokenizer, or a prior, alone
        pack.py --quality JSON OUTPUT     the quality of the model in OUTPUT, measured under the folder's name
 """
 
@@ -15,7 +15,8 @@ from typing import Any
 
 from audiovq.files import write_json, write_text
 from audiovq.models.pretrained import QUALITY
-from audiovq.models.release import CARD
+from audiovq.models.prior import CodePrior
+from audiovq.models.release import CARD, kind_of
 from audiovq.models.tokenizer import AudioTokenizer
 
 NAMES = {"pesq_wb": "PESQ-WB", "stoi": "STOI", "estoi": "ESTOI", "wer": "WER %", "speaker": "speaker", "mos": "MOS"}
@@ -26,7 +27,8 @@ def pack(source: str, output: Path) -> None:
     """Write the model in half precision; the card of the target folder stays."""
     card = output / CARD
     written = card.read_text(encoding="utf-8") if card.exists() else None
-    AudioTokenizer.from_pretrained(source, "cpu").save_pretrained(output, half=True)
+    kind = CodePrior if kind_of(Path(source)) == "prior" else AudioTokenizer
+    kind.from_pretrained(source, "cpu").save_pretrained(output, half=True)
     if written is not None:
         write_text(card, written)
 
