@@ -61,7 +61,11 @@ compare() {
 
 mkdir -p "$exp"
 exp=$(cd "$exp" && pwd)
-settings="data $data model $model codebooks $codebooks limit $limit"
+# Another model may have come under the same name.
+folder=$model
+[[ -d $folder ]] || folder=$(python -c "import audiovq; print(*audiovq.__path__)")/pretrained/$model
+weights=$(cat "$folder/model.safetensors" 2>/dev/null | cksum)
+settings="data $data model $model weights $weights codebooks $codebooks limit $limit"
 run_stages 1 prepare tokenize decode compare
 
 if [[ -f $exp/.done/compare ]]; then

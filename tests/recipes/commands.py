@@ -70,6 +70,8 @@ def run(program: str, arguments: list[str]) -> None:
     if program == "audiovq":
         sys.argv = [program, *arguments]
         import_module("audiovq.cli").main()
+    elif arguments[0] == "-c":
+        exec(arguments[1], {"__name__": "__main__"})
     else:
         sys.argv = arguments
         sys.path[0] = str(Path(arguments[0]).resolve().parent)

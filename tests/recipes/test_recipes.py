@@ -13,6 +13,7 @@ import soundfile
 
 from audiovq.config import PriorExperimentConfig, load_config
 from audiovq.data.manifest import read_manifest
+from audiovq.models.release import PRETRAINED
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SHARED = RECIPES / "shared"
@@ -451,6 +452,14 @@ def test_demo_from_end_to_end(bash, vctk, tmp_path):
         assert json.loads((exp / f"codes-{count}/tokenizer.json").read_text())["num_codebooks"] == count
         assert soundfile.info(exp / f"wavs-{count}/{utterance.id}.wav").frames == utterance.source().length_at(16000)
     assert (exp / "quality/index.html").read_text().count("<audio ") >= 3
+    # With the same weights nothing is done again, with others everything.
+    again = bash(RECIPES / "demo/run.sh", *options)
+    assert again.stdout.count("done already") == 4
+    copied = tmp_path / "speech-16k"
+    shutil.copytree(PRETRAINED / "speech-16k", copied)
+    (copied / "model.safetensors").write_bytes(b"damaged")
+    other = bash(RECIPES / "demo/run.sh", *options, "--stop-stage", "1", cwd=tmp_path)
+    assert "done already" not in other.stdout
 
 
 @pytest.mark.slow
