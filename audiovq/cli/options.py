@@ -12,7 +12,11 @@ import typer
 from audiovq.text import one_line, printable
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Model folder, or organisation/name on the Hugging Face Hub.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Model folder, name of a model that comes with audiovq, or organisation/name on the Hugging Face Hub.",
+    ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, ...; auto takes an accelerator if there is one.")]
 
