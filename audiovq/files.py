@@ -167,6 +167,19 @@ def write_json(path: str | AnyPath, data: Any) -> None:
     write_text(path, escape(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)) + "\n")
 
 
+def append(path: Path, data: bytes) -> None:
+    """Add to the end of a file: all or, if an error is raised, nothing."""
+    with path.open("ab") as file:
+        size = file.tell()
+    try:
+        with path.open("ab") as file:
+            file.write(data)
+    except OSError as error:
+        os.truncate(path, size)
+        error.filename = str(path)
+        raise
+
+
 def open_file(path: str | AnyPath) -> BinaryIO:
     """Open a file for reading, and nothing else: a pipe may have no writer, and a device no end.
 

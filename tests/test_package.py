@@ -28,6 +28,33 @@ assert not heavy, heavy
     assert "prepare" in result.stdout
 
 
+def test_without_extras_all_that_does_not_need_one_is_there():
+    """In a process of its own, for which the extras are not installed."""
+    code = """
+import importlib, pkgutil, sys
+for name in ("av", "datasets", "distillmos", "encodec", "fastapi", "faster_whisper", "gcsfs", "jiwer", "lhotse", "onnx",
+             "onnxruntime", "onnxscript", "ray", "resemblyzer", "s3fs", "swift_f0", "tensorboard", "torchmetrics",
+             "transformers", "webdataset"):
+    sys.modules[name] = None  # Which makes its import fail.
+import audiovq
+for module in pkgutil.walk_packages(audiovq.__path__, "audiovq."):
+    try:
+        module.name == "audiovq.__main__" or importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        print(module.name, error.name.partition(".")[0])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    transformers = ("codec", "codec_config", "features", "transformers")
+    assert dict(line.split() for line in result.stdout.splitlines()) == {
+        "audiovq.audio.streams": "av",
+        "audiovq.training.board": "tensorboard",
+        "audiovq.interop.onnx": "onnx",
+        "audiovq.interop.web": "onnx",
+        **{f"audiovq.interop.{name}": "transformers" for name in transformers},
+    }
+
+
 @pytest.mark.parametrize("name", audiovq.__all__)
 def test_public_names_are_there_and_listed(name):
     assert getattr(audiovq, name).__name__ == name

@@ -17,7 +17,6 @@ UNKNOWN = 0x7FFF0000
 
 _ASF = bytes.fromhex("3026b2758e66cf11")
 _ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-_XING = re.compile(rb"\xff[\xe0-\xff]..(?:.{9}|.{17}|.{32})(?:Xing|Info)\0\0\0[\1\3\5\7\x09\x0b\x0d\x0f](....)", re.S)
 _MATROSKA_SEGMENT, _MATROSKA_CLUSTER = b"\x18\x53\x80\x67", b"\x1f\x43\xb6\x75"
 _MATROSKA_PARTS = {
     *(_MATROSKA_SEGMENT, _MATROSKA_CLUSTER, b"\x1aE\xdf\xa3", b"\x11M\x9bt", b"\x15I\xa9f", b"\x16T\xaek"),
@@ -133,27 +132,6 @@ def says_where_it_ends(file: BinaryIO, size: int) -> bool:
     return _matroska_end(file, size)[1]
 
 
-def xing_frames(file: BinaryIO, first: int) -> int | None:
-    """How many frames an MP3 has, by the Xing frame that precedes the first frame of sound; None: there is none."""
-    file.seek(max(0, first - 2048))
-    match = _XING.search(file.read(min(first, 2048)))
-    return struct.unpack(">I", match[1])[0] if match else None
-
-
-def missing_in_mp3(promised: int | None, packets: int, last: bytes) -> str | None:
-    """What is missing of an MP3: frames that its Xing frame counts, or the end of its last frame.
-
-    Args:
-        promised: see `xing_frames`.
-        packets: frames that were found.
-        last: the last of them.
-    """
-    if promised is not None and packets < promised:
-        return f"{promised - packets} of its {promised} frames are missing"
-    missing = _mp3_frame_size(last[:4]) - len(last)
-    return f"{missing} bytes of its last frame are missing" if missing > 0 else None
-
-
 def _walk(file: BinaryIO, size: int, position: int, measure: Callable[[bytes], int | None]) -> int:
     """By how much chunks, one after another from `position` on, go beyond a file of `size` bytes."""
     while position + 8 <= size:
@@ -236,28 +214,3 @@ def _asf_end(file: BinaryIO) -> int:
         return 0
     (size,), (flags,) = struct.unpack_from("<Q", head, place + 40), struct.unpack_from("<I", head, place + 88)
     return 0 if flags & 1 else size  # A broadcast does not know its length.
-
-
-def _mp3_frame_size(head: bytes) -> int:
-    """Bytes of a frame of MPEG audio (ISO 11172-3, 13818-3) by its header; 0: it does not say."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
-        return 0
-    version, layer, rate_index, coarse = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 4, head[2] >> 2 & 3
-    if version == 1 or layer == 4 or rate_index in (0, 15) or coarse == 3:
-        return 0
-    rate = (44100, 48000, 32000)[coarse] >> (0, 1, 2)[{3: 0, 2: 1, 0: 2}[version]]
-    if version == 3:
-        table = {
-            1: range(0, 449, 32),
-            2: (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
-            3: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-        }[layer]
-    else:
-        table = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-        if layer == 1:
-            table = (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256)
-    bits, padding = table[rate_index] * 1000, head[2] >> 1 & 1
-    if layer == 1:
-        return (12 * bits // rate + padding) * 4
-    samples = 576 if layer == 3 and version != 3 else 1152
-    return samples * bits // 8 // rate + padding

@@ -10,6 +10,7 @@ import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ import soundfile
 
 from audiovq.audio.decoding import AudioDecoder, Place, Span, check_channel, unusable
 from audiovq.audio.resampling import Resampler
-from audiovq.audio.sound import NotReadError, SoundDecoder
+from audiovq.audio.sound import NotReadError, SoundDecoder, missing_at_end
 from audiovq.errors import AudioError
 from audiovq.files import atomic_path
 from audiovq.storage import AnyPath, HeldFile, Location, RemotePath, locate
@@ -222,9 +223,14 @@ def _decoder(place: Place, channel: int | None) -> AudioDecoder:
     try:
         return SoundDecoder(place, channel)
     except NotReadError as error:
-        from audiovq.audio.streams import open_stream
+        if missing := missing_at_end(place):
+            raise AudioError(f"{place.path}: is truncated: {missing}") from error
+        if not find_spec("av"):
+            unread = f"is no audio that libsndfile reads ({error}), and FFmpeg, which reads more, is not installed"
+            raise AudioError(f"{place.path}: {unread}: pip install 'audiovq[media]'") from error
+        from audiovq.audio.streams import StreamDecoder
 
-        return open_stream(place, str(error), channel)
+        return StreamDecoder(place, str(error), channel)
 
 
 def load_audio(

@@ -1,4 +1,4 @@
-"""Audio that libsndfile decodes: WAV in all its codings, FLAC, AIFF, NIST, CAF and the like, and whole Ogg files."""
+"""Audio that libsndfile decodes: WAV in all its codings, FLAC, AIFF, NIST, CAF and the like, whole Ogg files, MP3."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import soundfile
 
 from audiovq.audio.completeness import has_open_end, missing_in_file, missing_in_log, walk_ogg, wrong_ogg_page
 from audiovq.audio.decoding import BLOCK, AudioDecoder, FilePart, Place, check_header, reason, warn_of_open_end
+from audiovq.audio.mpeg import MpegFrames, walk_mpeg
 from audiovq.errors import AudioError
 
 MOST_IN_A_BYTE = 2**13
@@ -22,7 +23,7 @@ _MPEG = re.compile(rb"ID3|\xff[\xe0-\xff]")
 """How MPEG audio begins."""
 _UNKNOWN_LENGTH = 2**60
 """Samples from which on libsndfile means that a header does not tell how many there are."""
-_LOST_IN_SEEKS = ("OGG", "PAF", "SDS")
+_LOST_IN_SEEKS = ("OGG", "MP3", "PAF", "SDS")
 """Formats that libsndfile reads a little differently after a seek, if not wrongly."""
 _SYSTEM_ERROR, _NO_MEMORY = 2, 17  # Of libsndfile.
 
@@ -40,7 +41,7 @@ class SoundDecoder(AudioDecoder):
     """
 
     def __init__(self, place: Place, channel: int | None = None):
-        self._place, self.channel = place, channel
+        self._place, self.channel, self._mpeg = place, channel, None
         self._open()
         try:
             self._check()
@@ -51,6 +52,8 @@ class SoundDecoder(AudioDecoder):
 
     @property
     def length(self) -> int:
+        if self._mpeg and not self._mpeg.counted:
+            return self._mpeg.samples  # libsndfile estimates it.
         return _count(self._place) if self._file.format == "OGG" else self._file.frames
 
     def check_end(self) -> None:
@@ -96,7 +99,7 @@ class SoundDecoder(AudioDecoder):
         self._part = _StashingPart(self._place)
         try:
             if _MPEG.match(self._part.read(4) or b""):
-                raise NotReadError("MPEG audio is left to FFmpeg")
+                self._check_mpeg()
             self._part.seek(0)
             # By its descriptor a file is read without Python; its offset is still 0.
             whole = self._part.descriptor
@@ -109,10 +112,26 @@ class SoundDecoder(AudioDecoder):
             raise
         self._seeks = soundfile.SoundFile.seekable(self._file) and self._file.format not in _LOST_IN_SEEKS
 
+    def _check_mpeg(self) -> None:
+        """Check what begins as MPEG audio before libsndfile sees it, which would leave out what it does not expect."""
+        frames = self._mpeg = _mpeg_frames(self._place)
+        if frames.odd:
+            raise NotReadError(frames.odd)
+        if frames.missing:
+            raise AudioError(f"{self._place.path}: is truncated: {frames.missing}")
+        if frames.damaged is not None:
+            where = f"the frame at byte {frames.damaged} has no meaning"
+            raise AudioError(f"{self._place.path}: cannot be decoded ({where}); is the file damaged?")
+        if not frames.counted:
+            warn_of_open_end(self._place.path)
+
     def _check(self) -> None:
         path, file = self._place.path, self._file
-        if file.format == "MP3" or "MPEG" in file.subtype or not 0 <= file.frames < _UNKNOWN_LENGTH:
+        mpeg = self._mpeg if file.format == "MP3" else None
+        if ("MPEG" in file.subtype and not mpeg) or not 0 <= file.frames < _UNKNOWN_LENGTH:
             raise NotReadError("its length is unknown")
+        if mpeg and not mpeg.allows(file.frames):
+            raise NotReadError(f"counts {file.frames} samples, its frames stand for {mpeg.samples}")
         if file.format == "VOC":
             raise NotReadError("libsndfile takes the headers of its blocks for sound")
         check_header(path, file.samplerate, file.channels)
@@ -145,6 +164,13 @@ class SoundDecoder(AudioDecoder):
 
 
 @lru_cache(maxsize=2**16)
+def _mpeg_frames(place: Place) -> MpegFrames:
+    """What a file's headers say, looked at once a process."""
+    with FilePart(place) as file:
+        return walk_mpeg(file, place.size)  # type: ignore[arg-type]
+
+
+@lru_cache(maxsize=2**16)
 def _count(place: Place) -> int:
     """Samples of an Ogg file, counted once a process."""
     check_pages(place)
@@ -162,6 +188,12 @@ def check_pages(place: Place) -> None:
         wrong = wrong_ogg_page(file, place.size)  # type: ignore[arg-type]
     if wrong is not None:
         raise AudioError(f"{place.path}: is damaged: the page at byte {wrong} has another checksum than it says")
+
+
+def missing_at_end(place: Place) -> str | None:
+    """What is missing of a file, as the headers of its container tell."""
+    with FilePart(place) as file:
+        return missing_in_file(file, place.size)  # type: ignore[arg-type]
 
 
 class _ReadOn(soundfile.SoundFile):

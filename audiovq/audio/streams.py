@@ -1,4 +1,4 @@
-"""Audio that FFmpeg decodes (through PyAV): MP3, MP4, Matroska, and what libsndfile does not read to its end.
+"""Audio that FFmpeg decodes (`pip install 'audiovq[media]'`): MP4, Matroska, and what libsndfile does not read whole.
 
 Samples are those of the `ffmpeg` program: encoder delay and padding are cut as it cuts them.
 """
@@ -14,7 +14,7 @@ import av
 import av.error
 import numpy as np
 
-from audiovq.audio.completeness import missing_in_file, missing_in_mp3, says_where_it_ends, xing_frames
+from audiovq.audio.completeness import says_where_it_ends
 from audiovq.audio.decoding import (
     AudioDecoder,
     FilePart,
@@ -24,6 +24,7 @@ from audiovq.audio.decoding import (
     reason,
     warn_of_open_end,
 )
+from audiovq.audio.mpeg import missing_in_mp3, xing_frames
 from audiovq.audio.sound import check_pages
 from audiovq.errors import AudioError
 
@@ -47,7 +48,15 @@ _OPEN = frozenset({"aac", "ac3", "amr", "amrnb", "amrwb", "dts", "eac3", "gsm", 
 
 
 class StreamDecoder(AudioDecoder):
-    """Decodes from the start on: only then is a piece equal to that of the whole, since decoders remember much."""
+    """Decodes from the start on: only then is a piece equal to that of the whole, since decoders remember much.
+
+    Args:
+        unread: why libsndfile does not read it.
+        channel: the one that is read; None: the mean of all.
+
+    Raises:
+        AudioError: FFmpeg does not read it.
+    """
 
     _container: InputContainer
     _stream: AudioStream
@@ -212,19 +221,3 @@ def _count(place: Place) -> int:
         return decoder.count()
     finally:
         decoder.close()
-
-
-def open_stream(place: Place, unread: str, channel: int | None = None) -> StreamDecoder:
-    """Open what FFmpeg decodes.
-
-    Args:
-        unread: why libsndfile does not read it.
-        channel: the one that is read; None: the mean of all.
-
-    Raises:
-        AudioError: FFmpeg does not read it, or its container is cut.
-    """
-    with FilePart(place) as file:
-        if missing := missing_in_file(file, place.size):  # type: ignore[arg-type]
-            raise AudioError(f"{place.path}: is truncated: {missing}")
-    return StreamDecoder(place, unread, channel)

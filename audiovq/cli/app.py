@@ -16,7 +16,6 @@ from typing import Annotated, Any
 import typer
 
 import audiovq
-from audiovq import files as writing
 from audiovq.allocator import keep_freed_memory
 from audiovq.cli import evaluate, export, files, prepare, prior, tokenize, tokens, train
 from audiovq.cli.streams import standard_streams
@@ -45,7 +44,8 @@ _OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory")
 def main() -> None:
     """Run the command line; whatever goes wrong ends in one line on stderr, unless it is a fault in audiovq itself."""
     keep_freed_memory()
-    writing.cleaned.clear()
+    if writing := sys.modules.get("audiovq.files"):  # An earlier command's; `--help` does without it.
+        writing.cleaned.clear()
     warned.clear()
     with standard_streams(), warnings.catch_warnings():
         warnings.showwarning = _show_warning

@@ -131,6 +131,7 @@ def tokenize_command(
         speed = f"{run.seconds / max(run.elapsed, 1e-9):.0f} x real time"
         say(f"{run.done} shards made, {run.resumed} found; {run.seconds:.0f} s of audio at {speed}")
     for item in run.rejected:
-        say(f"audiovq: {item.utt_id}: {item.reason}", err=True)
+        known = item.reason.startswith(f"{item.utt_id}: ")  # A cut has no other name.
+        say(f"audiovq: {item.reason}" if known else f"audiovq: {item.utt_id}: {item.reason}", err=True)
     if run.rejected:
         raise typer.Exit(1)

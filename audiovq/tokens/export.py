@@ -95,7 +95,8 @@ def _write_kaldi(tokens: TokenSet, folder: Path, output: Path) -> None:
 
     - `codebook0.ark`, `codebook0.scp`, `codebook1.ark`, ...; the indices are sorted and name the archives by their
       absolute paths, as is usual, so that they are good only where they are;
-    - `utt2num_frames`.
+    - `utt2num_frames`;
+    - `utterances.jsonl`: what else is known of each utterance, in the order of the archives.
     """
     for utt_id in tokens.ids:
         if len(utt_id.split()) != 1 or utt_id != utt_id.strip():
@@ -103,17 +104,16 @@ def _write_kaldi(tokens: TokenSet, folder: Path, output: Path) -> None:
     books = range(tokens.info.num_codebooks)
     scps: list[list[str]] = [[] for _ in books]
     lengths: list[str] = []
-    arks = [(folder / f"codebook{book}.ark").open("wb") for book in books]
-    try:
+    with ExitStack() as files:
+        arks = [files.enter_context((folder / f"codebook{book}.ark").open("wb")) for book in books]
+        about = files.enter_context((folder / "utterances.jsonl").open("w", encoding="utf-8"))
         for row in tokens:
             for book, ark, scp in zip(books, arks, scps, strict=True):
                 ark.write(f"{row.utt_id} ".encode())
                 scp.append(f"{row.utt_id} {output.resolve() / f'codebook{book}.ark'}:{ark.tell()}\n")
                 ark.write(_kaldi_vector(row.codes[book]))
             lengths.append(f"{row.utt_id} {row.num_frames}\n")
-    finally:
-        for ark in arks:
-            ark.close()
+            about.write(_json(_about(row)) + "\n")
     for name, lines in [*((f"codebook{book}.scp", scps[book]) for book in books), ("utt2num_frames", lengths)]:
         # The folder's name may be no UTF-8.
         text = "".join(sorted(lines, key=lambda line: line.split(" ")[0].encode()))

@@ -1,7 +1,4 @@
-"""Reading exports back: the rows of a folder that `audiovq tokens export` wrote, whichever its format.
-
-Kaldi's archives have no place for what else a row holds, and are read by Kaldi's own readers alone.
-"""
+"""Reading exports back: the rows of a folder that `audiovq tokens export` wrote, whichever its format."""
 
 from __future__ import annotations
 
@@ -9,9 +6,10 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
@@ -38,8 +36,8 @@ class ExportedTokens:
         for row in exported: ...  # as of a `TokenSet`
 
     Raises:
-        TokenError: the folder is no export, is of a format that cannot be read back, or is damaged; when rows are
-            read, also if some of them are the codes of another model, or fewer or more than were exported.
+        TokenError: the folder is no export, or is damaged; when rows are read, also if some of them are the codes of
+            another model, or fewer or more than were exported.
     """
 
     def __init__(self, folder: str | Path):
@@ -154,9 +152,30 @@ def _read_datasets(folder: Path) -> Rows:
             raise ValueError(f"{path}: {error}") from error
 
 
+def _read_kaldi(folder: Path) -> Rows:
+    with ExitStack() as files:
+        paths = sorted(folder.glob("codebook*.ark"), key=lambda path: int(path.stem.removeprefix("codebook")))
+        arks = [files.enter_context(open_file(path)) for path in paths]
+        for line in _lines(folder / "utterances.jsonl"):
+            yield line, np.stack([_vector(ark, line["utt_id"], line["num_frames"]) for ark in arks])
+        if any(ark.read(1) for ark in arks):
+            raise ValueError("an archive holds more utterances than utterances.jsonl")
+
+
+def _vector(ark: BinaryIO, utt_id: str, size: int) -> np.ndarray:
+    """The next vector of one of Kaldi's archives: length and values, each after its size in bytes."""
+    name = f"{utt_id} \0B".encode()
+    data = ark.read(len(name) + 5 * (size + 1))
+    entries = np.frombuffer(data[len(name) :], [("size", "i1"), ("value", "<i4")])
+    if data[: len(name)] != name or (entries["size"] != 4).any() or entries["value"][:1].tolist() != [size]:
+        raise ValueError(f"utterance {shown(utt_id)}: expected {size} codes of 4 bytes in each archive")
+    return entries["value"][1:]
+
+
 READERS: dict[str, Callable[[Path], Rows]] = {
     "memmap": _read_memmap,
     "webdataset": _read_webdataset,
+    "kaldi": _read_kaldi,
     "jsonl": _read_jsonl,
     "lhotse": _read_lhotse,
     "datasets": _read_datasets,

@@ -49,7 +49,7 @@ def train_autoencoder(
     """Train a tokenizer, or go on with the run that `output` holds.
 
     `output` receives `config.yaml`, `state.safetensors` (the last state), `release/` (the best model so far, as
-    `AudioTokenizer.from_pretrained` reads it), `metrics.jsonl` and `tensorboard/`.
+    `AudioTokenizer.from_pretrained` reads it), `metrics.jsonl` and, if TensorBoard is installed, `tensorboard/`.
 
     Args:
         force: start anew; the run that `output` holds is removed once the new one has shown that it can begin.

@@ -24,7 +24,7 @@ from audiovq.distributed import is_distributed, sum_over_processes
 from audiovq.errors import Stopped, TrainingError
 from audiovq.training.averaging import Average, Network
 from audiovq.training.folder import RunFolder
-from audiovq.training.log import RunLog, Terminal
+from audiovq.training.log import NO_BOARD, RunLog, Terminal
 from audiovq.training.optimization import schedule
 from audiovq.training.state import Progress, load_state, save_state
 
@@ -148,6 +148,8 @@ class TrainingRun:
             self.folder.begin()
             self.log = RunLog(self.folder.path, step)
         self.terminal = Terminal(self.settings.steps, step, enabled=main)
+        if self.log and not self.log.board:
+            self.terminal.say(NO_BOARD)
 
     def train(self, signals: StopSignals) -> None:
         """Go on up to the last step, or until a signal arrives."""

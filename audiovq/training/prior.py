@@ -85,7 +85,7 @@ def train_prior(
     """Train a prior, or go on with the run that `output` holds.
 
     `output` receives `config.yaml`, `state.safetensors` (the last state), `release/` (the best prior so far, as
-    `CodePrior.from_pretrained` reads it), `metrics.jsonl` and `tensorboard/`.
+    `CodePrior.from_pretrained` reads it), `metrics.jsonl` and, if TensorBoard is installed, `tensorboard/`.
 
     Args:
         force: start anew; the run that `output` holds is removed once the new one has shown that it can begin.

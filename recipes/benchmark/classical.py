@@ -57,7 +57,10 @@ def codec2_run(mode: str) -> Run:
 
 def ogg_run(encoder: list[str], decoder: list[str]) -> Run:
     """A codec in Ogg; its bits are those of the packets, without what Ogg adds."""
-    import av
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise AudioVQError("PyAV, which reads Ogg packets, is not installed; pip install 'audiovq[media]'") from error
 
     def run(speech: Tensor) -> tuple[Tensor, float]:
         file = pipe(encoder, pcm(speech))

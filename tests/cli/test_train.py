@@ -13,6 +13,7 @@ from accelerate.state import AcceleratorState, GradientState
 from audiovq.audio.files import AudioSource
 from audiovq.data.manifest import Utterance, write_manifest
 from audiovq.models.tokenizer import AudioTokenizer
+from audiovq.training import log
 
 SPEECH = Path(__file__).parents[2] / "recipes" / "mini" / "data" / "june"
 
@@ -72,6 +73,19 @@ def test_a_run_leaves_a_model_to_use_and_is_not_repeated(train, config, tmp_path
     }
 
     assert train(config, "-o", output) == (0, out, "")
+
+
+def test_a_run_without_tensorboard_says_so_once_and_trains_the_same_model(train, config, tmp_path, monkeypatch):
+    assert train(config, "-o", tmp_path / "with")[0] == 0
+    monkeypatch.setattr(log, "find_spec", lambda _: None)
+    code, _, err = train(config, "-o", tmp_path / "without")
+    assert code == 0
+    assert err.splitlines()[0] == log.NO_BOARD
+    assert err.count("TensorBoard") == 1
+    assert "pip install 'audiovq[tensorboard]'" in err
+    assert not (tmp_path / "without/tensorboard").exists()
+    for name in ("metrics.jsonl", "release/model.safetensors"):
+        assert (tmp_path / "without" / name).read_bytes() == (tmp_path / "with" / name).read_bytes()
 
 
 def test_a_changed_setting_is_refused_and_force_starts_anew(train, config, tmp_path):

@@ -137,13 +137,13 @@ def test_every_kind_of_decoder_reads_from_a_store(bucket, speech_folder, tmp_pat
 
     ogg = min((speech_folder / "allison").glob("*.ogg"))
     wave, _ = load_audio(ogg, 16000)
-    with av.open(str(tmp_path / "a.mp3"), "w") as made:  # Only FFmpeg reads it.
-        stream = made.add_stream("mp3", rate=16000, layout="mono")
+    with av.open(str(tmp_path / "a.m4a"), "w") as made:  # Only FFmpeg reads it.
+        stream = made.add_stream("aac", rate=16000, layout="mono")
         frame = av.AudioFrame.from_ndarray(wave.numpy(), format="fltp", layout="mono")
         frame.sample_rate = 16000
         made.mux([*stream.encode(frame), *stream.encode(None)])
-    send({"a.ogg": ogg, "a.mp3": tmp_path / "a.mp3"}, bucket, tmp_path)
-    for name, local in (("a.ogg", ogg), ("a.mp3", tmp_path / "a.mp3")):
+    send({"a.ogg": ogg, "a.m4a": tmp_path / "a.m4a"}, bucket, tmp_path)
+    for name, local in (("a.ogg", ogg), ("a.m4a", tmp_path / "a.m4a")):
         assert load_audio(str(bucket / name))[0].equal(load_audio(local)[0])
         assert AudioSource.open(bucket / name).read(None, 999, 777).equal(AudioSource.open(local).read(None, 999, 777))
 

@@ -12,6 +12,7 @@ import torch
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from audiovq.training import log as log_module
 from audiovq.training.log import RunLog, Terminal
 
 
@@ -81,6 +82,16 @@ def test_tensorboard_holds_audio_with_its_picture_and_the_histogram(tmp_path):
     (histogram,) = board.Images("codes/histogram")
     dark = (picture_of(histogram) < 0.5).reshape(100, 4, 128).all(axis=2).mean(axis=0)
     np.testing.assert_allclose(dark, [1, 4 / 6, 2 / 6, 0], atol=0.011)
+
+
+def test_without_tensorboard_metrics_are_logged_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(log_module, "find_spec", lambda _: None)
+    log = RunLog(tmp_path)
+    log.scalars(1, "train", {"loss": 0.5})
+    log.audio(1, "u1/original", torch.zeros(1, 4000), 8000)
+    log.code_histogram(1, torch.tensor([0, 6]))
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "part": "train", "loss": 0.5}
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 class Screen(io.StringIO):

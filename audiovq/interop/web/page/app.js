@@ -1,10 +1,12 @@
 // The page: what is dropped, chosen or recorded is encoded at once, and decoded at the rate that is chosen.
 // `?wav=NAME` opens a file beside the page. `document.body.dataset.state` is loading, ready, working, done or error.
 
+import { opusRate } from "./resample.js";
 import { drawCodes, drawSpectrogram, readSound, wavBlob } from "./sound.js";
 
 const LONGEST = 300; // Seconds that are encoded and decoded at once, in half a gigabyte of memory.
 const USUAL_BOOKS = 3;
+const OPUS_RATE = 48000; // At which browsers decode Opus.
 
 const element = (id) => document.getElementById(id);
 const worker = new Worker("worker.js", { type: "module" });
@@ -88,6 +90,7 @@ function describeModel() {
 // --- speech ------------------------------------------------------------------------------------------------------
 
 async function open(bytes, name) {
+  const made = opusRate(bytes); // Before the bytes are given away.
   const wave = await readSound(bytes, config.sample_rate);
   const seconds = wave.length / config.sample_rate;
   if (!wave.length) throw new Error(`${name} is empty.`);
@@ -98,6 +101,11 @@ async function open(bytes, name) {
   speech = { wave, codes, books, frames, seconds, name: name.replace(/\.[^.]*$/, ""), decoded: new Map() };
   element("result").hidden = false;
   element("original-facts").textContent = `0 to ${config.sample_rate / 2000} kHz, ${seconds.toFixed(2)} s`;
+  element("original-note").textContent =
+    made && made !== OPUS_RATE
+      ? `Opus made of sound at ${made / 1000} kHz. Browsers decode it at ${OPUS_RATE / 1000} kHz, and audiovq at ` +
+        `${made / 1000} kHz, so that it gets other codes here than in Python.`
+      : "";
   element("codes-facts").textContent = `${frames} frames of ${books} codes, encoded in ${took.toFixed(2)} s`;
   put("original-sound", "src", wavBlob(wave, config.sample_rate));
   await decode();

@@ -4,7 +4,7 @@ const WIDTH = 6; // Zero crossings on each side of the filter (a sinc in a Hann 
 const ROLLOFF = 0.99;
 const USUAL_RATE = 48000;
 
-// The rate of a WAV, FLAC or Ogg file; for others one that leaves what speech has as it is.
+// The rate of a WAV, FLAC, Vorbis or MP3 file; for others one that leaves what speech has as it is.
 export function rateOf(bytes) {
   const view = new DataView(bytes);
   const text = (at, length) => String.fromCharCode(...new Uint8Array(bytes.slice(at, at + length)));
@@ -18,8 +18,31 @@ export function rateOf(bytes) {
   } else if (text(0, 4) === "OggS" && bytes.byteLength > 64) {
     const packet = 27 + view.getUint8(26);
     if (text(packet, 7) === "\x01vorbis") rate = view.getUint32(packet + 12, true);
+  } else {
+    rate = rateOfFrame(view) ?? USUAL_RATE;
   }
   return rate >= 3000 && rate <= 384000 ? rate : USUAL_RATE;
+}
+
+// The rate of the sound that an Ogg Opus file was made of, at which audiovq decodes it; a browser does it at 48 kHz.
+export function opusRate(bytes) {
+  const view = new DataView(bytes);
+  const packet = bytes.byteLength > 64 ? 27 + view.getUint8(26) : 0;
+  const head = packet ? String.fromCharCode(...new Uint8Array(bytes, packet, 8)) : "";
+  return head === "OpusHead" ? view.getUint32(packet + 12, true) : undefined;
+}
+
+// The rate of MPEG audio, by the header of its first frame, after tags.
+function rateOfFrame(view) {
+  let at = 0;
+  while (at + 10 < view.byteLength && view.getUint32(at) >>> 8 === 0x494433) {
+    at += 10 + [6, 7, 8, 9].reduce((size, place) => (size << 7) | view.getUint8(at + place), 0);
+  }
+  if (at + 4 > view.byteLength) return undefined;
+  const head = view.getUint32(at);
+  const [version, layer, coarse] = [(head >>> 19) & 3, (head >>> 17) & 3, (head >>> 10) & 3];
+  if (head >>> 21 !== 0x7ff || version === 1 || !layer || coarse === 3) return undefined;
+  return [44100, 48000, 32000][coarse] / { 3: 1, 2: 2, 0: 4 }[version];
 }
 
 export function resample(wave, from, to) {

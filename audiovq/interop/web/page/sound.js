@@ -18,9 +18,15 @@ export async function readSound(bytes, rate) {
   }
   const wave = new Float32Array(sound.length);
   for (let channel = 0; channel < sound.numberOfChannels; channel++) {
-    sound.getChannelData(channel).forEach((sample, i) => (wave[i] += sample / sound.numberOfChannels));
+    evenSteps(sound.getChannelData(channel)).forEach((sample, i) => (wave[i] += sample / sound.numberOfChannels));
   }
   return resample(wave, own, rate);
+}
+
+// Samples of 16 bits divided by 32768, as audiovq has them; Chromium divides those above zero by 32767.
+function evenSteps(samples) {
+  const uneven = samples.every((sample) => sample <= 0 || Math.abs(sample * 32767 - Math.round(sample * 32767)) < 0.01);
+  return uneven ? samples.map((sample) => (sample > 0 ? Math.round(sample * 32767) / 32768 : sample)) : samples;
 }
 
 export function drawSpectrogram(canvas, wave) {
