@@ -10,7 +10,7 @@ from typing import Annotated
 
 import soundfile
 import torch
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from torch.nn.utils.rnn import pad_sequence
@@ -75,11 +75,13 @@ app = FastAPI(lifespan=lifespan)
 
 
 @app.post("/encode")
-async def encode_audio(request: Request) -> Codes:
+async def encode_audio(
+    request: Request, codebooks: Annotated[int | None, Query(ge=1, le=tokenizer.num_codebooks)] = None
+) -> Codes:
     wave = await asyncio.to_thread(read, await request.body())
     answer = asyncio.get_running_loop().create_future()
     await app.state.waiting.put((wave, answer))
-    return Codes(codes=(await answer).tolist(), num_samples=len(wave))
+    return Codes(codes=(await answer)[:codebooks].tolist(), num_samples=len(wave))
 
 
 @app.post("/decode")

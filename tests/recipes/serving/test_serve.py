@@ -69,6 +69,15 @@ def test_requests_that_come_together_are_one_batch_and_get_the_codes_of_each_alo
         assert answer.json() == {"codes": tokenizer.encode(wave, rate)[0].tolist(), "num_samples": wave.shape[-1]}
 
 
+def test_the_first_codebooks_can_be_asked_for(client, tokenizer, speech_folder):
+    path = min((speech_folder / "june").glob("*.ogg"))
+    answer = client.post("/encode?codebooks=2", content=path.read_bytes())
+    assert answer.json()["codes"] == tokenizer.encode(*load_audio(path, 16000), 2)[0].tolist()
+    assert client.post("/decode", json=answer.json()).status_code == 200
+    for wrong in (0, tokenizer.num_codebooks + 1, "all"):
+        assert client.post(f"/encode?codebooks={wrong}", content=path.read_bytes()).status_code == 422
+
+
 def test_codes_come_back_as_a_wav_of_the_same_length(client, tokenizer, speech_folder):
     path = min((speech_folder / "june").glob("*.ogg"))
     sent = client.post("/encode", content=path.read_bytes()).json()
