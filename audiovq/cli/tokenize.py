@@ -68,7 +68,7 @@ def tokenize_command(
         typer.Option(
             min=0.1,
             max=1e9,
-            help="Seconds of audio in a batch.  [default: what the device encodes at a time, 5 on a CPU, else 60]",
+            help="Seconds of audio in a batch.  [default: what the device encodes at a time, 20.48 on a CPU, else 60]",
         ),
     ] = None,
     max_seconds: Annotated[

@@ -19,9 +19,9 @@ from audiovq.errors import AudioError, TokenError
 from audiovq.models.base import BaseTokenizer
 from audiovq.models.streaming import LatentStream, StreamingDecoder, StreamingEncoder
 
-CHUNK_SECONDS, ACCELERATOR_CHUNK_SECONDS = 5.0, 60.0
-"""Audio that is encoded or decoded at a time, all items of a batch together: on a CPU what its caches hold, and more
-on an accelerator. Longer input goes through in pieces, which bounds memory and changes no code."""
+CHUNK_SECONDS, ACCELERATOR_CHUNK_SECONDS = 20.48, 60.0
+"""Audio that is encoded or decoded at a time, all items of a batch together, on a CPU and on an accelerator; longer
+pieces are hardly faster there. Longer input goes through in pieces, which bounds memory and changes no code."""
 LENGTH_SECONDS = 0.32
 """Pieces are as long as a multiple of this, the last one with zeros behind it. A backend that makes kernels for each
 length, as oneDNN does on a CPU, spends time and memory on that if all lengths differ."""

@@ -205,7 +205,6 @@ class TokenizingJob:
         tokenizer = AudioTokenizer.from_pretrained(self.model, device or self.device)
         if tokenizer.weights_sha256 != self.weights_sha256:
             raise TokenError(f"{self.model}: has changed since the job began; start the job again")
-        _ = tokenizer.exact  # Now, so that no unit waits for it.
         return tokenizer
 
 
@@ -218,6 +217,7 @@ def work(job: TokenizingJob, tokenizer: AudioTokenizer, units: Iterable[Unit]) -
         "dtype": "float32",
         "versions": {"audiovq": audiovq.__version__, **{name: version(name) for name in _PACKAGES}},
     }
+    _ = tokenizer.exact  # Made now, so that no unit waits for it.
     with writing(job.output):
         for encoded in encode_units(tokenizer, units, job.settings):
             yield commit_unit(job.output, encoded, made_by)
