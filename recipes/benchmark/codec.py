@@ -52,7 +52,7 @@ ENCODEC_KBPS = 1.5
 SHORTEST_TIMING = 0.25
 """Seconds; a faster call is repeated within one measurement, and the mean taken."""
 COUNTED_SECONDS = 8
-"""Audio on which multiply-adds are counted: whole frames at 50, 62.5 and 75 frames a second, and whole pieces."""
+"""Audio on which multiply-adds are counted: whole frames at 50, 62.5 and 75 frames a second, and one piece."""
 
 
 @dataclass

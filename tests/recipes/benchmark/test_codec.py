@@ -76,7 +76,7 @@ def test_multiply_adds_of_a_model_are_those_counted_by_hand(codec, tiny):
     assert encode == encoder + quantizer
     # A transposed convolution multiplies each of its inputs, of which one is left context, with its whole kernel.
     # What the codes stand for is looked up.
-    pieces = 2 / codec.COUNTED_SECONDS
+    pieces = 1 / codec.COUNTED_SECONDS
     assert decode == frames * 6 * 4 * 7 + (frames + pieces) * 4 * 2 * 10 + rate * 2 * 1 * 7
 
 
