@@ -22,8 +22,6 @@ SCORE_ERROR = 8
 added to it and of their precision."""
 SMALL = 64
 """Margins are exact up to this many units, a unit being the latent's length times the precision of float32."""
-COLUMNS = 32
-"""Columns of the table as which the scores of a frame are searched."""
 
 
 def wide(x: Float[Tensor, ...]) -> Float[Tensor, ...]:
@@ -104,15 +102,14 @@ def choose(
 def _best_two(
     scores: Float[Tensor, "frames codes"],
 ) -> tuple[Float[Tensor, " frames"], Int[Tensor, " frames"], Float[Tensor, " frames"]]:
-    """The highest score, its number, and the second highest score."""
-    if scores.shape[-1] <= COLUMNS or scores.shape[-1] % COLUMNS:
-        best, number = scores.max(-1)
-        return best, number, scores.scatter(-1, number[:, None], -torch.inf).amax(-1)
-    # Where a maximum stands takes PyTorch much longer to find than its value, so it looks for the column first.
-    table = scores.unflatten(-1, (-1, COLUMNS))
-    best, column, second = _best_two(table.amax(1))
-    _, row, third = _best_two(table.gather(-1, column[:, None, None].expand(-1, table.shape[1], 1)).squeeze(-1))
-    return best, COLUMNS * row + column, torch.maximum(second, third)
+    """The highest score, its number, and the second highest score; of what is given the highest are lost."""
+    if scores.device.type == "cpu" and scores.dtype == torch.float32:
+        # Where a maximum stands takes PyTorch much longer to find than its value, and NumPy does not.
+        number = torch.from_numpy(scores.detach().numpy().argmax(-1))
+    else:
+        number = scores.argmax(-1)
+    best = scores.gather(-1, number[:, None]).squeeze(-1)
+    return best, number, scores.scatter_(-1, number[:, None], -torch.inf).amax(-1)
 
 
 def _choose_closely(
