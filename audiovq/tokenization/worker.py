@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import repeat
 
 import numpy as np
@@ -182,6 +183,7 @@ def _pieces_ahead(tokenizer: AudioTokenizer, source: AudioSource) -> Iterator[Fl
 
 
 _PACKAGES = ("torch", "torchaudio", "numpy", "soundfile", "av", "pyarrow")
+"""What codes may depend on; PyAV is an extra."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,15 @@ class TokenizingJob:
         return tokenizer
 
 
+def _versions() -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    found = {}
+    for name in _PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
 def work(job: TokenizingJob, tokenizer: AudioTokenizer, units: Iterable[Unit]) -> Iterator[Sidecar]:
     """Encode and commit units one after another; yields the sidecar of each when it is safely on disk."""
     made_by = {
@@ -215,7 +226,7 @@ def work(job: TokenizingJob, tokenizer: AudioTokenizer, units: Iterable[Unit]) -
         "num_codebooks": job.settings.num_codebooks,
         "device": tokenizer.device.type,
         "dtype": "float32",
-        "versions": {"audiovq": audiovq.__version__, **{name: version(name) for name in _PACKAGES}},
+        "versions": {"audiovq": audiovq.__version__, **_versions()},
     }
     _ = tokenizer.exact  # Made now, so that no unit waits for it.
     with writing(job.output):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import av
@@ -13,6 +14,7 @@ import torch
 
 from audiovq.audio import AudioSource, load_audio
 from audiovq.errors import AudioError
+from audiovq.tokens import TokenSet
 
 OWN = {
     "pcm.wav": {"format": "WAV", "subtype": "PCM_16"},
@@ -29,7 +31,16 @@ INSTALL = "FFmpeg, which reads more, is not installed: pip install 'audiovq[medi
 
 @pytest.fixture
 def without_media(monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "av", None)  # As if it were not there.
+    """As if PyAV were not there, neither to be imported nor in the list of what is installed."""
+    monkeypatch.setitem(sys.modules, "av", None)
+    found = metadata.Distribution.from_name
+
+    def from_name(name: str) -> metadata.Distribution:
+        if name == "av":
+            raise metadata.PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(metadata.Distribution, "from_name", from_name)
 
 
 @pytest.fixture
@@ -99,3 +110,13 @@ def test_prepare_lists_what_it_cannot_read(files, tmp_path, run, without_media):
     left_out = [json.loads(line) for line in (tmp_path / "data/left_out.jsonl").read_text().splitlines()]
     assert {line["item"] for line in left_out} == {"phone", "browser"}
     assert all(line["detail"].endswith(INSTALL) for line in left_out)
+
+
+def test_tokenize_encodes_what_it_can_read(files, tiny_tokenizer, tmp_path, run, without_media):
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    code, _, err = run("tokenize", tmp_path / "model", files, "-o", tmp_path / "codes", "--device", "cpu")
+    assert (code, err.count(INSTALL)) == (1, 2)
+    assert {row.utt_id for row in TokenSet(tmp_path / "codes")} == {Path(name).stem.replace(" ", "_") for name in OWN}
+    sidecar = json.loads(next((tmp_path / "codes").rglob("part-*.json")).read_text())
+    assert "soundfile" in sidecar["versions"]
+    assert "av" not in sidecar["versions"]
