@@ -74,7 +74,7 @@ def synthesize(
     beginning = encode_prime(tokenizer, prime, prior.codes.num_codebooks, num_frames) if prime is not None else None
     wavs = [output / f"sample-{number:03d}.wav" for number in range(num)]
 
-    weights = tokenizer.weights_sha256
+    weights = tokenizer.codes_sha256
     starts = range(0, num, batch_size)
     for first in watched(starts, "Sampling"):
         batch = wavs[first : first + batch_size]
@@ -158,11 +158,10 @@ def who_speaks(prior: CodePrior, tokenizer: AudioTokenizer, speaker: str | None)
 
 def require_tokenizer(prior: CodePrior, tokenizer: AudioTokenizer) -> None:
     """Raise `TokenError` unless the prior models the tokenizer's codes."""
-    expected, found = prior.codes.weights_sha256, tokenizer.weights_sha256
-    if expected != found:
+    if not tokenizer.made(prior.codes.weights_sha256):
         raise TokenError(
-            f"the prior models the codes of another model (weights {expected[:12]}, this model's are {found[:12]}); "
-            "use the model whose codes it was trained on"
+            f"the prior models the codes of another model (weights {prior.codes.weights_sha256[:12]}, this model's are "
+            f"{tokenizer.codes_sha256[:12]}); use the model whose codes it was trained on"
         )
 
 

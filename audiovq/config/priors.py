@@ -18,7 +18,7 @@ class CodesConfig(Schema):
     """The codes that a prior models: those of one tokenizer."""
 
     weights_sha256: str
-    """SHA-256 of the tokenizer's weights."""
+    """The tokenizer's `codes_sha256`."""
     sample_rate: SampleRate
     """Rate in Hz of the waveforms that the codes stand for."""
     hop_length: Size

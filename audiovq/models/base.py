@@ -129,8 +129,22 @@ class BaseTokenizer:
 
     @cached_property
     def weights_sha256(self) -> str:
-        """SHA-256 of the weights, as `save_pretrained` writes them; names the model in everything it produces."""
+        """SHA-256 of the weights, as `save_pretrained` writes them; names the model in what is said of it."""
         return hashlib.sha256(release.serialize(self.model.state_dict())).hexdigest()
+
+    @cached_property
+    def codes_sha256(self) -> str:
+        """SHA-256 of the weights that codes depend on, those of encoder and bottleneck; names the model in codes.
+
+        Models that differ in their decoders alone read each other's codes.
+        """
+        weights = self.model.state_dict()
+        named = {name: weight for name, weight in weights.items() if not name.startswith("decoder.")}
+        return hashlib.sha256(release.serialize(named)).hexdigest()
+
+    def made(self, sha256: str) -> bool:
+        """Whether codes that name a model by this are the tokenizer's; older ones name it by all of its weights."""
+        return sha256 in (self.codes_sha256, self.weights_sha256)
 
     @cached_property
     def exact(self) -> ExactCodes:
@@ -154,6 +168,7 @@ class BaseTokenizer:
             **({"speakers": name_some(self.speakers)} if self.speakers else {}),
             "parameters": f"{self.num_parameters:,}",
             "weights sha256": self.weights_sha256,
+            "codes sha256": self.codes_sha256,
         }
 
     def num_frames(self, num_samples: int) -> int:

@@ -61,7 +61,7 @@ def encode_files(tokenizer: AudioTokenizer, jobs: Iterable[FileJob], num_codeboo
         TokenError: the model has no codes, or not so many codebooks.
     """
     tokenizer.require_codes(num_codebooks)
-    weights, books = tokenizer.weights_sha256, tokenizer.num_codebooks
+    weights, books = tokenizer.codes_sha256, tokenizer.num_codebooks
 
     def encode(job: FileJob) -> None:
         source = _open(job.source)

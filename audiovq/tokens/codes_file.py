@@ -34,7 +34,7 @@ class CodesFile:
     sample_rate: int
     """The model's, in Hz."""
     weights_sha256: str
-    """Of the model that made the codes."""
+    """`AudioTokenizer.codes_sha256` of the model that made the codes."""
     model_codebooks: int | None = None
     """Codebooks of that model, of which the file holds the first ones; None: not told, as in earlier versions."""
 

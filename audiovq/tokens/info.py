@@ -28,6 +28,7 @@ class TokenizerInfo:
     """Which model codes belong to, and what their numbers mean."""
 
     weights_sha256: Sha256
+    """`AudioTokenizer.codes_sha256` of the model."""
     sample_rate: Positive
     """Rate in Hz of the waveforms that were encoded; `num_samples` counts at this rate."""
     hop_length: Positive
@@ -73,7 +74,7 @@ class TokenizerInfo:
         tokenizer.require_codes(num_codebooks)
         sizes = list(tokenizer.codebook_sizes[:num_codebooks])
         return cls(
-            weights_sha256=tokenizer.weights_sha256,
+            weights_sha256=tokenizer.codes_sha256,
             sample_rate=tokenizer.sample_rate,
             hop_length=tokenizer.hop_length,
             frame_rate=tokenizer.frame_rate,
@@ -111,12 +112,11 @@ class _Version:
 
 
 def require_same_model(weights_sha256: str, tokenizer: AudioTokenizer, source: str | AnyPath) -> None:
-    """Raise `TokenError` unless the codes of `source`, with the weights' SHA-256 that it names, are the tokenizer's."""
-    expected = tokenizer.weights_sha256
-    if weights_sha256 != expected:
+    """Raise `TokenError` unless the codes of `source`, which names weights by their SHA-256, are the tokenizer's."""
+    if not tokenizer.made(weights_sha256):
         raise TokenError(
             f"{source}: holds codes of another model (weights {weights_sha256[:12]}, "
-            f"this model's are {expected[:12]}); use the model that made them"
+            f"this model's are {tokenizer.codes_sha256[:12]}); use the model that made them"
         )
 
 

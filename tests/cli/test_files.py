@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import soundfile
 
+import audiovq
 from audiovq.audio.files import AudioSource
+from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.tokens import TokenSet
 from audiovq.tokens.codes_file import load_codes
 from audiovq.tokens.shards import RowGroup
@@ -195,6 +197,22 @@ def test_codes_of_another_model_are_refused(run, model, other_model, tree, tmp_p
     assert not (tmp_path / "wavs").exists()
 
 
+def test_codes_are_decoded_by_a_model_that_differs_in_its_decoder_alone(run, model, tree, tmp_path):
+    tuned = AudioTokenizer.from_pretrained(model, "cpu")
+    for weight in tuned.model.decoder.parameters():
+        weight.mul_(1.01)
+    tuned.save_pretrained(tmp_path / "tuned")
+    run("encode", model, tree / "one.wav", "-o", tmp_path / "codes")
+    run("tokenize", model, tree, "-o", tmp_path / "tokens")
+    for given in ("codes", "tokens"):
+        code, _, err = run("decode", tmp_path / "tuned", tmp_path / given, "-o", tmp_path / "wavs" / given)
+        assert (code, err) == (0, "")
+    assert run("tokens", "verify", tmp_path / "tokens", "--input", tree, "--model", tmp_path / "tuned")[0] == 0
+    expected, _ = tuned.reconstruct(*audiovq.load_audio(tree / "one.wav"))
+    found, _ = audiovq.load_audio(tmp_path / "wavs/codes/one.wav")
+    assert (found - expected[0]).abs().max() < 1e-3
+
+
 def test_codes_out_of_range_and_wrong_lengths_are_refused(run, model, tree, tmp_path):
     run("encode", model, tree / "one.wav", "-o", tmp_path / "codes")
     with np.load(tmp_path / "codes/one.npz") as arrays:
@@ -250,9 +268,10 @@ def test_a_shard_cannot_name_a_file_outside_the_output(run, model, tree, tmp_pat
 def test_info_describes_the_model(run, model, tokenizer):
     code, out, err = run("info", model)
     assert (code, err) == (0, "")
-    values = dict(line.split(maxsplit=1) for line in out.replace("sample rate", "rate").splitlines())
+    values = dict(line.split(maxsplit=1) for line in out.replace("sample rate", "rate").replace("codes sha256", "sha256").splitlines())
     assert values["rate"] == "16000 Hz"
     assert values["codes"] == "1 x 32"
+    assert values["sha256"] == tokenizer.codes_sha256
     assert tokenizer.weights_sha256 in out
     assert f"{tokenizer.bitrate:g} bit/s" in out
 

@@ -47,7 +47,7 @@ def prior(tokenizer, tiny_prior, tmp_path_factory) -> Path:
     """A prior over the model's codes that is told who speaks."""
     folder = tmp_path_factory.mktemp("prior")
     speakers = {"speaker_dim": 3, "speakers": ["allison", "june"], "speaker_dropout": 0.1}
-    tiny_prior(1, 32, tokenizer.weights_sha256, **speakers).save_pretrained(folder)
+    tiny_prior(1, 32, tokenizer.codes_sha256, **speakers).save_pretrained(folder)
     return folder
 
 
@@ -199,7 +199,7 @@ def test_the_wavs_are_the_decoded_codes(sample, tokenizer, tmp_path):
     assert sample("--output", tmp_path / "new", "--num", 2, "--seconds", 0.101)[0] == 0
     for path in (tmp_path / "new").glob("*.wav"):
         codes = load_codes(path.with_suffix(".npz"))
-        assert (codes.sample_rate, codes.weights_sha256) == (16000, tokenizer.weights_sha256)
+        assert (codes.sample_rate, codes.weights_sha256) == (16000, tokenizer.codes_sha256)
         wave, rate = soundfile.read(path)
         assert (rate, len(wave), codes.num_samples, codes.codes.shape) == (16000, 1616, 1616, (1, 81))
         np.testing.assert_allclose(wave, tokenizer.decode(codes.codes, 1616)[0, 0].clamp(-1, 1), atol=1e-4)
@@ -233,7 +233,7 @@ def test_a_prime_is_continued(sample, tokenizer, prime, tmp_path):
 def test_a_decoder_with_voices_is_told_the_speaker_too(run, tiny_tokenizer, tiny_prior, tmp_path):
     tokenizer = tiny_tokenizer("wavenet")
     tokenizer.save_pretrained(tmp_path / "model")
-    tiny_prior(1, 32, tokenizer.weights_sha256).save_pretrained(tmp_path / "prior")  # It knows no speakers itself.
+    tiny_prior(1, 32, tokenizer.codes_sha256).save_pretrained(tmp_path / "prior")  # It knows no speakers itself.
     command = ("sample", tmp_path / "prior", tmp_path / "model", "--num", 1, "--seconds", 0.02, "--device", "cpu")
     assert run(*command, "--speaker", "june", "--output", tmp_path / "june")[0] == 0
     codes = load_codes(tmp_path / "june/sample-000.npz").codes
@@ -303,7 +303,7 @@ def test_a_prior_that_comes_with_its_model_needs_one_name(run, placed_tokenizer,
     shipped = placed_tokenizer("istft", "residual")
     shipped.save_pretrained(tmp_path / "tiny")
     sizes = list(shipped.codebook_sizes[:2])
-    own = tiny_prior(2, max(sizes), shipped.weights_sha256, sizes)
+    own = tiny_prior(2, max(sizes), shipped.codes_sha256, sizes)
     monkeypatch.setattr("audiovq.models.release.PRETRAINED", tmp_path)
     options = ("--num", 1, "--seconds", 0.1, "--device", "cpu")
     command = ("sample", "tiny", "--output", tmp_path / "new", *options)
@@ -330,7 +330,7 @@ def test_a_prior_and_a_model_that_do_not_belong_together_are_refused(run, tiny_t
     other.save_pretrained(tmp_path / "other")
     code, _, err = run("sample", prior, tmp_path / "other", "--output", tmp_path / "new")
     assert code == 2
-    assert_one_line(err, "the prior models the codes of another model", other.weights_sha256[:12])
+    assert_one_line(err, "the prior models the codes of another model", other.codes_sha256[:12])
 
     code, _, err = run("sample", model, prior, "--output", tmp_path / "new")
     assert code == 2

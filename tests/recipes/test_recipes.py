@@ -362,7 +362,7 @@ def check_prior(exp: Path, voices: dict[str, int]) -> None:
     from audiovq.models.tokenizer import AudioTokenizer
 
     prior, tokenizer = CodePrior.from_pretrained(exp / "prior/release"), AudioTokenizer.from_pretrained(exp / "release")
-    assert prior.codes.weights_sha256 == tokenizer.weights_sha256
+    assert prior.codes.weights_sha256 == tokenizer.codes_sha256
     assert set(prior.speakers) >= set(voices)
     wavs = sorted((exp / "samples").rglob("*.wav"))
     assert {voice: sum(path.parent.name == voice for path in wavs) for voice in voices} == voices

@@ -4,7 +4,6 @@ import json
 import pickle
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -169,13 +168,19 @@ def test_what_a_killed_run_leaves_is_passed_over(tmp_path):
     assert len(TokenSet(tmp_path)) == 2
 
 
-def test_another_model_is_refused(tmp_path):
-    tokens = token_set(tmp_path, rows())
-    tokens.require_model(SimpleNamespace(weights_sha256=HASH))
-    with pytest.raises(
-        TokenError, match=r"codes of another model \(weights abababababab, this model's are cdcdcdcdcdcd"
-    ):
-        tokens.require_model(SimpleNamespace(weights_sha256="cd" * 32))
+def test_another_model_is_refused(tmp_path, tiny_tokenizer):
+    tokens, model = token_set(tmp_path, rows()), tiny_tokenizer()
+    expected = rf"codes of another model \(weights abababababab, this model's are {model.codes_sha256[:12]}\)"
+    with pytest.raises(TokenError, match=expected):
+        tokens.require_model(model)
+
+
+@pytest.mark.parametrize("named_by", ["codes_sha256", "weights_sha256"])
+def test_a_model_is_known_by_what_its_codes_depend_on_or_as_earlier_by_all_weights(tmp_path, tiny_tokenizer, named_by):
+    model = tiny_tokenizer()
+    write_tokenizer_info(tmp_path, replace(INFO, weights_sha256=getattr(model, named_by)))
+    write_shard(tmp_path / "part.parquet", rows())
+    TokenSet(tmp_path).require_model(model)
 
 
 @pytest.mark.parametrize("bad_id", ["../up", "/etc/x", "a/b", "a\\b", "..", ".hidden", "", "x" * 300, "nul\0", "\n"])

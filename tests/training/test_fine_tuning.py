@@ -40,6 +40,9 @@ def test_frozen_parts_keep_every_bit_and_the_others_learn(experiment, tmp_path, 
     for kind in ("model", "average"):
         changed = {name.split(".")[0] for name in before if not torch.equal(before[name], state[f"{kind}/{name}"])}
         assert changed == {"encoder", "bottleneck", "decoder"} - {*frozen}
+    first, second = (AudioTokenizer.from_pretrained(tmp_path / name / "release", "cpu") for name in ("first", "second"))
+    assert (second.codes_sha256 == first.codes_sha256) == (frozen == ["encoder", "bottleneck"])
+    assert second.weights_sha256 != first.weights_sha256
 
 
 def test_a_run_starts_with_the_release_s_weights(experiment, start, tmp_path):
