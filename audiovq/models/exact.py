@@ -62,13 +62,20 @@ class ExactCodes:
         before = features.shape[1] - codes.shape[-1]
         for item in near_ties.any(-1).nonzero().flatten().tolist():
             tied = near_ties[item].nonzero().flatten()
-            for first, last in _spans(tied.tolist(), self.reach):
-                begin, end = max(0, first + before + 1 - self.reach), last + before + 1
-                piece = features[item : item + 1, begin:end].to("cpu", torch.float64)
-                latents = self._encoder.rest(piece, Excerpt() if begin else None)
-                settled, _ = self._bottleneck.encode(latents[..., first - last - 1 :], codes.shape[1])
-                chosen = tied[(first <= tied) & (tied <= last)]
-                codes[item][:, chosen] = settled[0][:, chosen - first]
+            latents = [
+                self._latents(features[item : item + 1], before + first, before + last)[..., part - first]
+                for first, last, part in _spans(tied, self.reach)
+            ]
+            settled, _ = self._bottleneck.encode(torch.cat(latents, -1), codes.shape[1])
+            codes[item, :, tied] = settled[0]
+
+    def _latents(
+        self, features: Float[Tensor, "1 frames features"], first: int, last: int
+    ) -> Float[Tensor, "1 dim frames2"]:
+        """Exact latents of frames, the last one included."""
+        begin = max(0, first + 1 - self.reach)
+        piece = features[:, begin : last + 1].to("cpu", torch.float64)
+        return self._encoder.rest(piece, Excerpt() if begin else None)[..., first - last - 1 :]
 
 
 def probe(sample_rate: int) -> Float[Tensor, "1 1 time"]:
@@ -80,12 +87,7 @@ def probe(sample_rate: int) -> Float[Tensor, "1 1 time"]:
     return (level * (0.1 * noise + 0.5 * pulses))[None, None]
 
 
-def _spans(frames: list[int], reach: int) -> Iterator[tuple[int, int]]:
-    """First and last of frames that are less than `reach` apart, which are computed together."""
-    first = last = frames[0]
-    for frame in frames[1:]:
-        if frame - last >= reach:
-            yield first, last
-            first = frame
-        last = frame
-    yield first, last
+def _spans(frames: Int[Tensor, " frames"], reach: int) -> Iterator[tuple[int, int, Int[Tensor, " frames2"]]]:
+    """First and last of frames that are less than `reach` apart, which are computed together, and these frames."""
+    for part in frames.tensor_split((frames.diff() >= reach).nonzero().flatten() + 1):
+        yield int(part[0]), int(part[-1]), part
