@@ -14,7 +14,7 @@ from torch import nn
 
 from audiovq.config import ExperimentConfig
 from audiovq.data.manifest import read_manifest
-from audiovq.errors import ConfigError
+from audiovq.errors import ConfigError, TrainingError
 from audiovq.losses.adversarial import discriminator_loss, feature_matching_loss, generator_loss
 from audiovq.models.autoencoder import AutoencoderOutput
 from audiovq.nn.discriminators import frozen
@@ -109,6 +109,16 @@ def test_before_the_start_step_it_is_training_without_discriminators(experiment,
     train_autoencoder(experiment(adversarial={**SMALL, "start_step": 8}), tmp_path / "later", "cpu")
     plain, later = (load_file(tmp_path / name / "state.safetensors") for name in ("plain", "later"))
     assert [name for name in plain if not torch.equal(plain[name], later[name])] == []
+
+
+def test_discriminators_that_come_late_are_tried_before_training_begins(experiment, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise TrainingError("of no use")
+
+    monkeypatch.setattr(AdversarialTask, "judge", fail)
+    with pytest.raises(TrainingError, match="of no use"):
+        train_autoencoder(experiment(adversarial={**SMALL, "start_step": 8}), tmp_path / "run", "cpu")
+    assert not (tmp_path / "run/config.yaml").exists()
 
 
 def test_the_last_model_is_released(experiment, tmp_path):
