@@ -224,6 +224,15 @@ def test_a_mistake_names_its_file_and_key(load, tmp_path, key, value, expected):
     assert expected in message
 
 
+@pytest.mark.parametrize(
+    ("sizes", "key"), [("1", "bottleneck.codebook_size"), ("[16, 1, 16, 16]", "bottleneck.codebook_size.1")]
+)
+def test_what_may_be_of_several_kinds_is_named_as_in_the_file(load, sizes, key):
+    message = message_of(load, "bottleneck.type=residual", f"bottleneck.codebook_size={sizes}")
+    assert f"{key}: Input should be greater than or equal to 2, found 1" in message
+    assert "constrained-int" not in message
+
+
 WAVENET = ("decoder.type=wavenet", "loss.mu_law=1", "loss.mel=0", "loss.stft=0")
 
 

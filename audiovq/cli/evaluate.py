@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from audiovq.cli.options import Codebooks, Device, Model, say
+from audiovq.cli.options import Codebooks, Device, Model, fail_if, say
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -111,7 +111,9 @@ def models() -> None:
     """List the models that come with audiovq, and how good each was found to be."""
     from audiovq.models.pretrained import pretrained_models
 
-    for found in pretrained_models():
+    shipped = pretrained_models()
+    fail_if([] if shipped else ["no models came with this installation"])
+    for found in shipped:
         config = found.config
         say(
             f"{found.name}: {config.sample_rate / 1000:g} kHz, {config.frame_rate:g} frames/s, "

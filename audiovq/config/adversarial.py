@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, model_validator
 
-from audiovq.config.schema import Probability, Schema, Weight
+from audiovq.config.schema import Probability, Schema, Size, Weight
 
 AdversarialKind = Literal["hinge", "least_squares"]
 
@@ -14,11 +14,11 @@ AdversarialKind = Literal["hinge", "least_squares"]
 class DiscriminatorConfig(Schema):
     """Small discriminators: one for each STFT resolution and one for each period."""
 
-    resolutions: list[Annotated[int, Field(ge=16, multiple_of=4)]] = Field(default=[1024, 512, 256])
+    resolutions: list[Annotated[int, Field(ge=16, le=2**20, multiple_of=4)]] = Field(default=[1024, 512, 256])
     """FFT sizes in samples; each uses a Hann window as long and a hop of a quarter."""
-    periods: list[Annotated[int, Field(ge=2)]] = Field(default=[])
+    periods: list[Annotated[int, Field(ge=2, le=2**20)]] = Field(default=[])
     """Samples after which a wave is folded. Empty: no such discriminators."""
-    channels: list[PositiveInt] = Field(default=[16, 16, 32, 32], min_length=1)
+    channels: list[Size] = Field(default=[16, 16, 32, 32], min_length=1)
     """Channels of the convolutions of each discriminator, from input to output."""
 
     @model_validator(mode="after")
@@ -49,3 +49,9 @@ class AdversarialConfig(Schema):
     """Peak learning rate of the discriminators' AdamW."""
     betas: tuple[Probability, Probability] = (0.8, 0.99)
     """Its decay rates."""
+
+    @model_validator(mode="after")
+    def _something_counts(self) -> AdversarialConfig:
+        if not (self.weight or self.feature_matching or self.reconstruction):
+            raise ValueError("at least one of weight, feature_matching and reconstruction has to be above 0")
+        return self

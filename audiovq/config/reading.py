@@ -161,10 +161,12 @@ def _schemas_at(schema: Any, location: Sequence[str | int]) -> list[type[BaseMod
     return [found for option in tagged or options for found in _schemas_at(option, rest)]
 
 
-def _is_tag(schema: type[BaseModel], parents: list[str | int], part: str | int) -> bool:
-    """Whether a part of pydantic's location is the `type` of a union's member, which a user's key does not contain."""
+def _is_key(schema: type[BaseModel], parents: list[str | int], part: str | int) -> bool:
+    """Whether a part of pydantic's location is one of the user's key, not the name of a member of a union."""
+    if isinstance(part, int):
+        return True
     options = _schemas_at(schema, parents)
-    return len(options) > 1 and part in {_tag(option) for option in options}
+    return len(options) == 1 or (len(options) > 1 and part not in map(_tag, options))
 
 
 def _tag(schema: type[BaseModel]) -> Any:
@@ -176,7 +178,7 @@ def _explain(problem: Any, schema: type[BaseModel]) -> str:
     location, given = list(problem["loc"]), problem["input"]
     if problem["type"] == "true_for_number":  # Told of the section.
         location, given = [*location, problem["ctx"]["key"]], problem["ctx"]["value"]
-    name = ".".join(_short(part) for i, part in enumerate(location) if not _is_tag(schema, location[:i], part))
+    name = ".".join(_short(part) for i, part in enumerate(location) if _is_key(schema, location[:i], part))
     if problem["type"] == "extra_forbidden":
         known = [field for option in _schemas_at(schema, location[:-1]) for field in option.model_fields]
         close = difflib.get_close_matches(str(location[-1])[:60], known, n=1, cutoff=0.5)

@@ -108,7 +108,13 @@ class BaseTokenizer:
         return self.bitrate_of(self.num_codebooks)
 
     def bitrate_of(self, num_codebooks: int) -> float:
-        """Nominal bits a second of the first few codebooks, frame_rate * sum of log2(K)."""
+        """Nominal bits a second of the first few codebooks, frame_rate * sum of log2(K).
+
+        Raises:
+            TokenError: the model has not so many codebooks.
+        """
+        if num_codebooks:
+            self.require_codes(num_codebooks)
         return self.frame_rate * sum(map(math.log2, self.codebook_sizes[:num_codebooks]))
 
     @property

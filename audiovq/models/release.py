@@ -75,10 +75,14 @@ def locate(path_or_hub_id: str | Path, revision: str | None = None, kind: str = 
         kind: which of the models of one name that comes with audiovq is meant.
 
     Raises:
-        CheckpointError: neither the folder nor the repository can be had.
+        CheckpointError: neither the folder nor the repository can be had; the message names the models that come with
+            audiovq, if one of them may be meant.
     """
     name = str(path_or_hub_id)
     if not comes_with_audiovq(name):
+        known = sorted(path.parent.name for path in PRETRAINED.glob(f"*/{CONFIG}"))
+        if known and "/" not in name and not Path(name).exists():
+            raise CheckpointError(f"{name}: no such model folder; with audiovq comes {', '.join(known)}")
         return model_folder(name, [WEIGHTS, CONFIG, CARD], revision)
     folder = PRETRAINED / name / (PRIOR if kind == "prior" else "")
     if not (folder / CONFIG).is_file():
@@ -87,8 +91,9 @@ def locate(path_or_hub_id: str | Path, revision: str | None = None, kind: str = 
 
 
 def comes_with_audiovq(name: str) -> bool:
-    """Whether a tokenizer of this name does, and no file or folder has the name."""
-    return "/" not in name and not Path(name).exists() and (PRETRAINED / name / CONFIG).is_file()
+    """Whether a tokenizer of this name does, and no folder of the name holds a model, or what is left of one."""
+    own = any((Path(name) / file).exists() for file in (CONFIG, WEIGHTS))
+    return "/" not in name and not own and (PRETRAINED / name / CONFIG).is_file()
 
 
 def read_config(folder: Path, schema: type[ConfigT]) -> ConfigT:

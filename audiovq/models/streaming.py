@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from audiovq.devices import full_float32
-from audiovq.errors import AudioError
+from audiovq.errors import AudioError, TokenError
 from audiovq.models.autoencoder import Autoencoder
 from audiovq.models.exact import ExactCodes
 from audiovq.nn.stream import Stream
@@ -54,7 +54,8 @@ class StreamingEncoder:
     enough; the call with `last` gives all that are left.
 
     Raises:
-        AudioError: a piece follows the last one, or one that was no multiple of the hop length, which ends the signal.
+        AudioError: a piece is of another shape or not finite, follows the last one, or one that was no multiple of the
+            hop length, which ends the signal.
     """
 
     def __init__(self, model: Autoencoder, exact: ExactCodes, device: torch.device, num_codebooks: int | None = None):
@@ -70,8 +71,9 @@ class StreamingEncoder:
                 f"the signal ended with a piece that was the last, or no multiple of {self._model.hop_length} samples; "
                 "start a new stream, or pass whole frames"
             )
+        wave = check_wave(wave).cpu()
         self._ended = last or wave.shape[-1] % self._model.hop_length != 0
-        wave = self._model.whole_frames(wave.cpu())
+        wave = self._model.whole_frames(wave)
         if self._ended:
             wave = F.pad(wave, (0, self._model.delay.look_ahead))
         if not wave.shape[-1]:
@@ -99,6 +101,9 @@ class StreamingDecoder:
     Args:
         speaker: number of the speaker, for a model that is told who speaks.
         seeds: of what a decoder draws, one for each item.
+
+    Raises:
+        TokenError: shape, type or range of the codes do not fit the model.
     """
 
     def __init__(
@@ -113,6 +118,7 @@ class StreamingDecoder:
         self._ahead = model.look_ahead
 
     def __call__(self, codes: Int[Tensor, "batch books frames"], last: bool = False) -> Float[Tensor, "batch 1 time"]:
+        codes = check_codes(codes, self._model.bottleneck.codebook_sizes)
         with torch.inference_mode(), full_float32():
             latents = self._model.bottleneck.decode(codes.to(self._device))
         return self.decode_latents(latents, last)
@@ -131,3 +137,40 @@ class StreamingDecoder:
         ahead = min(self._ahead, latents.shape[-1])
         self._ahead -= ahead
         return wave[..., ahead * self._model.hop_length :]
+
+
+def check_wave(wave: Tensor) -> Float[Tensor, "batch 1 time"]:
+    """Waveforms [B, 1, T], in float32.
+
+    Raises:
+        AudioError: they are of another shape or not finite.
+    """
+    if wave.ndim != 3 or wave.shape[1] != 1:
+        raise AudioError(f"expected mono waveforms of shape [B, 1, T], found {list(wave.shape)}")
+    if not wave.is_floating_point():
+        raise AudioError(f"expected a floating-point waveform in [-1, 1], found {wave.dtype}")
+    if not wave.isfinite().all():
+        raise AudioError("the waveform holds NaN or infinite samples")
+    return wave.float()
+
+
+def check_codes(codes: Tensor, sizes: Sequence[int]) -> Int[Tensor, "batch books frames"]:
+    """Codes [B, Q, F] of the first few codebooks, in int64.
+
+    Args:
+        sizes: codes in each of the model's codebooks.
+
+    Raises:
+        TokenError: shape, type or range do not fit.
+    """
+    if codes.is_floating_point() or codes.dtype == torch.bool:
+        raise TokenError(f"codes are integers, found {codes.dtype}")
+    if codes.ndim != 3 or not 1 <= codes.shape[1] <= len(sizes):
+        books = "1" if len(sizes) == 1 else f"1 to {len(sizes)}"
+        raise TokenError(f"expected codes of shape [B, {books}, F], found {list(codes.shape)}")
+    codes = codes.long()
+    for book, size in zip(codes.unbind(1) if codes.numel() else (), sizes, strict=False):
+        low, high = int(book.min()), int(book.max())
+        if low < 0 or high >= size:
+            raise TokenError(f"expected codes from 0 to {size - 1}, found {low} to {high}")
+    return codes

@@ -17,7 +17,7 @@ from audiovq.audio.resampling import resample
 from audiovq.devices import derive_seed, full_float32
 from audiovq.errors import AudioError, TokenError
 from audiovq.models.base import BaseTokenizer
-from audiovq.models.streaming import LatentStream, StreamingDecoder, StreamingEncoder
+from audiovq.models.streaming import LatentStream, StreamingDecoder, StreamingEncoder, check_codes, check_wave
 
 CHUNK_SECONDS, ACCELERATOR_CHUNK_SECONDS = 20.48, 60.0
 """Audio that is encoded or decoded at a time, all items of a batch together, on a CPU and on an accelerator; longer
@@ -217,13 +217,10 @@ class AudioTokenizer(BaseTokenizer):
             wave = wave[None]
         if wave.ndim != 3 or wave.shape[1] != 1:
             raise AudioError(f"expected a mono waveform of shape [T], [1, T] or [B, 1, T], found {list(shape)}")
-        if not wave.is_floating_point():
-            raise AudioError(f"expected a floating-point waveform in [-1, 1], found {wave.dtype}")
+        wave = check_wave(wave)
         if wave.numel() == 0:
             raise AudioError("the waveform is empty")
-        if not wave.isfinite().all():
-            raise AudioError("the waveform holds NaN or infinite samples")
-        return resample(wave.float(), sample_rate, self.sample_rate)
+        return resample(wave, sample_rate, self.sample_rate)
 
     def piece_samples(self, batch_size: int = 1) -> int:
         """Length of the pieces in which a long signal, or a batch of them, is encoded."""
@@ -235,18 +232,9 @@ class AudioTokenizer(BaseTokenizer):
     def _check_codes(self, codes: Tensor | np.ndarray, num_samples: int | None) -> Int[Tensor, "batch books frames"]:
         self.require_codes()
         codes = torch.as_tensor(codes)
-        if codes.is_floating_point() or codes.dtype == torch.bool:
-            raise TokenError(f"codes are integers, found {codes.dtype}")
-        if codes.ndim == 2:
-            codes = codes[None]
-        if codes.ndim != 3 or not 1 <= codes.shape[1] <= self.num_codebooks or codes.numel() == 0:
-            books = "1" if self.num_codebooks == 1 else f"1 to {self.num_codebooks}"
-            raise TokenError(f"expected codes of shape [B, {books}, F], found {list(codes.shape)}")
-        codes = codes.long()
-        for book, size in zip(codes.unbind(1), self.codebook_sizes, strict=False):
-            low, high = int(book.min()), int(book.max())
-            if low < 0 or high >= size:
-                raise TokenError(f"expected codes from 0 to {size - 1}, found {low} to {high}")
+        codes = check_codes(codes[None] if codes.ndim == 2 else codes, self.codebook_sizes)
+        if codes.numel() == 0:
+            raise TokenError(f"expected codes of at least one frame, found {list(codes.shape)}")
         if num_samples is not None and self.num_frames(num_samples) != codes.shape[-1]:
             raise TokenError(
                 f"{num_samples} samples are {self.num_frames(num_samples)} frames, "

@@ -211,7 +211,8 @@ class SourceDecoder(ConvNeXtStack, Decoder):
             stream.keep((self, "phase"), phase[:, -1:])
         # Around 0, where pulses are: float32 has many digits there, so that hardly any peak has to be told apart.
         x = ((phase - phase.round()) * 2 * math.pi).to(f0.dtype)
-        harmonics = (self.sample_rate / 2 / pitch).floor()
+        # One even of a pitch above half the sample rate.
+        harmonics = (self.sample_rate / 2 / pitch).floor().clamp(min=1)
         half = (x / 2).sin()
         peak = half.abs() < 1e-6
         total = torch.where(peak, harmonics, ((harmonics + 0.5) * x).sin() / (2 * half.where(~peak, 1)) - 0.5)

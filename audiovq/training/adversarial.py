@@ -32,6 +32,7 @@ class AdversarialTask(AutoencoderTask):
         settings = self.config.adversarial
         assert settings is not None
         self.settings = settings
+        self.rehearsed = (0, max(1, settings.start_step))
         seed_everything(self.config.training.seed, "discriminators")
         self.modules["discriminators"] = discriminators = Discriminators(settings.discriminator)
         self.optimizers["discriminators"] = torch.optim.AdamW(

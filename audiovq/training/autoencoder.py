@@ -36,7 +36,7 @@ from audiovq.training.folder import RELEASE, STATE, flatten, open_run, start_acc
 from audiovq.training.log import RunLog
 from audiovq.training.loop import Batch, Task, fit
 from audiovq.training.optimization import build_optimizer, descend
-from audiovq.training.state import Progress
+from audiovq.training.state import Progress, read_run_record
 from audiovq.training.targets import Manifests, PitchTargets, TeacherTargets
 
 EXAMPLES = 4
@@ -65,9 +65,12 @@ def train_autoencoder(
     """
     train = {path: _read(path) for path in config.data.train_manifests}
     valid = {path: _read(path) for path in config.data.valid_manifests}
-    start, resumes = None, (Path(output) / STATE).exists() and not force
-    if config.training.init_from is not None and not resumes:
-        config, start = read_start(config, config.training.init_from)
+    start, state = None, Path(output) / STATE
+    if config.training.init_from is not None and (force or not state.exists()):
+        start = release.load_network(config.training.init_from, None, AutoencoderConfig, Autoencoder)
+        config = with_known_speakers(config, start[0].speakers)
+    elif config.training.init_from is not None:  # The release may be there no more; the run has its speakers.
+        config = with_known_speakers(config, read_run_record(state)["config"].get("decoder", {}).get("speakers", []))
     config = with_speakers(config, train, valid)
     if start is not None:
         check_same_model(config, start[0])
@@ -286,17 +289,11 @@ def code_metrics(counts: Float[Tensor, "books codes"], sizes: Sequence[int]) -> 
     return metrics
 
 
-def read_start(config: ExperimentConfig, start: str) -> tuple[ExperimentConfig, tuple[AutoencoderConfig, Autoencoder]]:
-    """The release that a run starts from, and the run's config with its speakers if that names none.
-
-    Raises:
-        CheckpointError: there is no such release, or it is damaged.
-    """
-    found, network = release.load_network(start, None, AutoencoderConfig, Autoencoder)
-    if found.speakers and not config.speakers and getattr(config.decoder, "speaker_dim", 0):
-        decoder = config.decoder.model_copy(update={"speakers": found.speakers})
-        config = config.model_copy(update={"decoder": decoder})
-    return config, (found, network)
+def with_known_speakers(config: ExperimentConfig, speakers: Sequence[str]) -> ExperimentConfig:
+    """The config with these speakers, if its decoder is told who speaks and it names none."""
+    if config.speakers or not speakers or not getattr(config.decoder, "speaker_dim", 0):
+        return config
+    return config.model_copy(update={"decoder": config.decoder.model_copy(update={"speakers": [*speakers]})})
 
 
 def check_same_model(config: ExperimentConfig, found: AutoencoderConfig) -> None:
@@ -307,7 +304,8 @@ def check_same_model(config: ExperimentConfig, found: AutoencoderConfig) -> None
     """
     others = {"encoder", "bottleneck", "decoder"} - {*config.training.init_parts}
     theirs, ours = (flatten(model.model_dump(mode="json", exclude=others)) for model in (found, config.model_part()))
-    for name in [*theirs, *(name for name in ours if name not in theirs)]:
+    names = [*theirs, *(name for name in ours if name not in theirs)]
+    for name in sorted(names, key=lambda name: not name.endswith(".type")):  # What follows from a type is no news.
         if theirs.get(name) != ours.get(name):
             raise ConfigError(
                 f"training.init_from: {config.training.init_from} has {name} = {theirs.get(name)!r}, the config "
@@ -330,13 +328,11 @@ def with_speakers(config: ExperimentConfig, train: Manifests, valid: Manifests) 
     Raises:
         SpeakerError: an utterance has no speaker, or one that the decoder does not know.
     """
-    decoder = config.decoder
-    if not getattr(decoder, "speaker_dim", 0):
+    if not getattr(config.decoder, "speaker_dim", 0):
         return config
     if not config.speakers:
         everyone = (utterance.speaker for part in train.values() for utterance in part)
-        names = sorted({name for name in everyone if name is not None})
-        config = config.model_copy(update={"decoder": decoder.model_copy(update={"speakers": names})})
+        config = with_known_speakers(config, sorted({name for name in everyone if name is not None}))
     for manifest, utterances in [*train.items(), *valid.items()]:
         for utterance in utterances:
             place = f"{manifest}: utterance {utterance.id!r}"

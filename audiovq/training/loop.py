@@ -55,6 +55,8 @@ class Task(ABC, Generic[Network]):
     """Audio in one step, over all processes."""
     workers: int = 1
     """Threads that call `batch` ahead of the loop."""
+    rehearsed: tuple[int, ...] = (0, 1)
+    """Steps that are tried before training begins; between them all that training ever does."""
     keeps_best: bool = True
     """Whether the model of the least loss in validation is released, rather than the last one."""
 
@@ -129,11 +131,11 @@ class TrainingRun:
         return cast(nn.Module, torch.compile(prepared)) if self.settings.compile else prepared
 
     def rehearse(self) -> None:
-        """Two steps, a short validation and a checkpoint, so that mistakes show at once; then all is as before."""
+        """Some steps, a short validation and a checkpoint, so that mistakes show at once; then all is as before."""
         before = {name: copy.deepcopy(part.state_dict()) for name, part in self.parts.items()}
         with tempfile.TemporaryDirectory() as folder:
             with contextlib.closing(self.batches(0)) as batches:
-                for step in range(2):
+                for step in self.task.rehearsed:
                     metrics = self.update(step, next(batches), "rehearsal")
                     check_finite({name: float(value) for name, value in metrics.items()}, step)
             self.task.validate(self.task.model, RunLog(Path(folder)), 0, True)

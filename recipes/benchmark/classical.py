@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import math
 import shlex
+import shutil
 import subprocess
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -35,6 +37,16 @@ class Codec(NamedTuple):
     package: str
     """Debian's, that holds the tool."""
     settings: dict[str, Run]
+    in_ogg: bool = False
+    """Whether its bits are counted in an Ogg file."""
+
+    def missing(self) -> str | None:
+        """What it needs and is not installed, for people."""
+        if not shutil.which(self.tool):
+            return f"{self.tool} is not installed (Debian package {self.package})"
+        if self.in_ogg and not find_spec("av"):
+            return "PyAV is not installed (pip install 'audiovq[media]')"
+        return None
 
 
 def codec2_run(mode: str) -> Run:
@@ -57,12 +69,10 @@ def codec2_run(mode: str) -> Run:
 
 def ogg_run(encoder: list[str], decoder: list[str]) -> Run:
     """A codec in Ogg; its bits are those of the packets, without what Ogg adds."""
-    try:
-        import av
-    except ModuleNotFoundError as error:
-        raise AudioVQError("PyAV, which reads Ogg packets, is not installed; pip install 'audiovq[media]'") from error
 
     def run(speech: Tensor) -> tuple[Tensor, float]:
+        import av
+
         file = pipe(encoder, pcm(speech))
         with av.open(io.BytesIO(file)) as container:
             size = sum(packet.size for packet in container.demux())
@@ -130,6 +140,6 @@ CODECS = (
         *("Codec 2", "c2enc", "codec2"),
         {mode: codec2_run(mode) for mode in ("700C", "1200", "2400", "3200")},
     ),
-    Codec("Opus", "opusenc", "opus-tools", {f"{kbps}k": opus_run(kbps) for kbps in (6, 8)}),
-    Codec("Speex", "speexenc", "speex", {f"quality {quality}": speex_run(quality) for quality in (0, 1)}),
+    Codec("Opus", "opusenc", "opus-tools", {f"{kbps}k": opus_run(kbps) for kbps in (6, 8)}, in_ogg=True),
+    Codec("Speex", "speexenc", "speex", {f"quality {quality}": speex_run(quality) for quality in (0, 1)}, in_ogg=True),
 )

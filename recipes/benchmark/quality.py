@@ -92,13 +92,13 @@ def model_systems(name: str, codebooks: Sequence[int], device: str) -> list[Syst
 
 
 def codec_systems() -> tuple[list[System], list[str]]:
-    """The codecs whose tools are installed, and a word about each other."""
+    """The codecs that can run, and a word about each other."""
     systems, notes = [], []
     for codec in CODECS:
-        if shutil.which(codec.tool):
-            systems += [System(codec.name, f"{codec.name} {name}", run) for name, run in codec.settings.items()]
+        if missing := codec.missing():
+            notes.append(f"{codec.name} is left out: {missing}")
         else:
-            notes.append(f"{codec.name} is left out: {codec.tool} is not installed (Debian package {codec.package})")
+            systems += [System(codec.name, f"{codec.name} {name}", run) for name, run in codec.settings.items()]
     return systems, notes
 
 
@@ -216,7 +216,7 @@ def quality(
 ) -> None:
     """Quality against bitrate: models beside Codec 2, Opus and Speex, on the same utterances."""
     try:
-        counts = [int(count) for count in codebooks.split(",") if count]
+        counts = list(dict.fromkeys(int(count) for count in codebooks.split(",") if count))
     except ValueError as error:
         raise typer.BadParameter(f"expected numbers, such as 1,2,3, found {codebooks!r}") from error
     try:
@@ -224,7 +224,7 @@ def quality(
         known = {**METRICS, **panel.metrics}
         metrics = {name: known[name] for name in COLUMNS if name in known}
         systems = [System("original", "original", lambda clip: (clip, 16.0 * clip.shape[-1]))]
-        systems += [system for name in model or () for system in model_systems(name, counts, device)]
+        systems += [system for name in dict.fromkeys(model or ()) for system in model_systems(name, counts, device)]
         codecs, notes = codec_systems()
         systems += codecs
         base = named(systems, reference) if reference else None

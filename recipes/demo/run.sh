@@ -63,7 +63,7 @@ mkdir -p "$exp"
 exp=$(cd "$exp" && pwd)
 # Another model may have come under the same name.
 folder=$model
-[[ -d $folder ]] || folder=$(python -c "import audiovq; print(*audiovq.__path__)")/pretrained/$model
+[[ -f $folder/config.json ]] || folder=$(python -c "import audiovq; print(*audiovq.__path__)")/pretrained/$model
 weights=$(cat "$folder/model.safetensors" 2>/dev/null | cksum)
 settings="data $data model $model weights $weights codebooks $codebooks limit $limit"
 run_stages 1 prepare tokenize decode compare

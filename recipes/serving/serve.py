@@ -44,7 +44,7 @@ def encode(waves: list[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def decode(sent: Codes) -> bytes:
-    wave, file = tokenizer.decode(torch.tensor(sent.codes), sent.num_samples), io.BytesIO()
+    wave, file = tokenizer.decode(torch.tensor(sent.codes, dtype=torch.long), sent.num_samples), io.BytesIO()
     soundfile.write(file, wave[0, 0].numpy(), tokenizer.sample_rate, format="WAV")
     return file.getvalue()
 

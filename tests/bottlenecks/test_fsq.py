@@ -219,6 +219,8 @@ def test_dropout_shows_the_decoder_what_decoding_the_first_codebooks_gives(struc
     distances = (sums - output.latents).abs().amax((2, 3))
     assert distances.amin(0).max() < 1e-5
     assert (torch.bincount(distances.argmin(0), minlength=3) > 40).all()
+    output = bottleneck.eval()(latents(20, 3))
+    torch.testing.assert_close(output.latents, bottleneck.decode(output.codes))
 
 
 def test_levels_of_a_residual_stack_bring_what_is_left_to_the_size_that_they_round_well(tiny_config):

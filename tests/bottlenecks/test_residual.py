@@ -98,6 +98,17 @@ def test_first_codebooks_are_placed_on_what_the_levels_before_them_leave():
     assert all(after < 0.8 * before for before, after in pairwise(left)), left
 
 
+def test_codes_that_nobody_chooses_are_revived_at_every_level(quantizer):
+    for level in quantizer.levels:
+        with torch.no_grad():
+            level.codebook[:3] = level.codebook[3]  # Of equal codes one is chosen.
+            level.usage[:3] = 0
+    metrics = quantizer(latents(8, 50)).metrics
+    for number, level in enumerate(quantizer.levels):
+        assert metrics[f"revived_codes_{number}"] >= 3, number
+        assert len(level.codebook[:4].unique(dim=0)) == 4, number
+
+
 @pytest.mark.parametrize("name", ["projected", "normalized", "gradient"])
 def test_every_level_gets_its_commitment_and_its_codebook_gradient(name):
     quantizer = build(**SETTINGS[name], revive_below=0.0)

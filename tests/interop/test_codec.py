@@ -178,7 +178,7 @@ CODES = {
     "negative": (torch.full((1, 3, 4), -1), "expected codes from 0 to 31"),
     "floating point": (torch.zeros(1, 3, 4), "codes are integers"),
     "too many codebooks": (torch.zeros(1, 4, 4).long(), r"\[B, 1 to 3, F\]"),
-    "no frames": (torch.zeros(1, 3, 0).long(), r"\[B, 1 to 3, F\]"),
+    "no frames": (torch.zeros(1, 3, 0).long(), r"at least one frame, found \[1, 3, 0\]"),
 }
 
 

@@ -152,6 +152,9 @@ def test_the_first_codebooks_alone_are_encoded_and_decoded(tokenizer, mini_speec
     for books in (0, tokenizer.num_codebooks + 1):
         with pytest.raises(TokenError, match=f"codebooks: expected 1.*, as many as the model has, found {books}"):
             tokenizer.encode(mini_speech, 16000, books)
+    for books in (-1, tokenizer.num_codebooks + 1):
+        with pytest.raises(TokenError, match=f"found {books}"):
+            tokenizer.bitrate_of(books)
 
 
 def test_codes_are_checked_against_the_size_of_their_own_codebook(tiny_tokenizer):

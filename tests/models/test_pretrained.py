@@ -27,6 +27,10 @@ def test_it_is_small_and_says_what_it_is(tokenizer):
     card = (PRETRAINED / NAME / CARD).read_text()
     assert "CC BY 4.0" in card
     assert f"{tokenizer.num_parameters / 1e6:.1f} million" in card
+    encoder, decoder = tokenizer.config.encoder, tokenizer.config.decoder
+    assert f"{encoder.layers} blocks of {encoder.dim} channels, looks {encoder.look_ahead / 16:g} ms ahead |" in card
+    assert f"{decoder.layers} blocks of {decoder.dim} channels, looks {20 * decoder.look_ahead} ms ahead |" in card
+    assert f"| latency | {1000 * tokenizer.latency:g} ms |" in card
     assert (tokenizer.sample_rate, tokenizer.frame_rate, tokenizer.codebook_sizes) == (16000, 50.0, (1024,) * 6)
     assert [tokenizer.bitrate_of(books) for books in (1, 3, 6)] == [500, 1500, 3000]
 
@@ -42,6 +46,11 @@ def test_it_is_listed_with_what_it_is(run):
         figures = [f"{value:.3g}" for value in rate.metrics.values()]
         assert f"| {rate.codebooks} | {rate.bitrate / 1000:g} | {' | '.join(figures)} |" in card
         assert all(figure in out for figure in figures)
+
+
+def test_an_installation_without_models_says_so(run, monkeypatch):
+    monkeypatch.setattr("audiovq.models.pretrained.pretrained_models", list)
+    assert run("models") == (1, "", "audiovq: no models came with this installation\n")
 
 
 def test_a_list_of_models_has_their_quality_and_damage_is_named(tiny_tokenizer, tmp_path):
@@ -79,7 +88,21 @@ def test_codes_are_those_of_any_batch_and_piece(tokenizer, mini_speech):
     assert torch.equal(torch.cat(pieces, -1), codes)
 
 
-def test_a_folder_of_that_name_wins(tiny_tokenizer, tmp_path, monkeypatch):
-    tiny_tokenizer().save_pretrained(tmp_path / NAME)
+def test_a_folder_of_that_name_wins_if_it_is_a_model(tiny_tokenizer, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / NAME).mkdir()
+    (tmp_path / NAME / "hello.npz").write_bytes(b"codes")
+    assert AudioTokenizer.from_pretrained(NAME, "cpu").num_codebooks == 6
+    with pytest.raises(CheckpointError, match=f"^{NAME}: is no model folder"):
+        AudioTokenizer.from_pretrained(f"./{NAME}", "cpu")
+    tiny_tokenizer().save_pretrained(tmp_path / NAME)
     assert AudioTokenizer.from_pretrained(NAME, "cpu").num_codebooks == 1
+    (tmp_path / NAME / "config.json").unlink()  # What is left of a model is not taken for another one.
+    with pytest.raises(CheckpointError, match=f"^{NAME}: is no model folder"):
+        AudioTokenizer.from_pretrained(NAME, "cpu")
+
+
+def test_a_name_that_is_misspelt_is_told_the_right_one(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = f"audiovq: speech16k: no such model folder; with audiovq comes {NAME}\n"
+    assert run("info", "speech16k") == (2, "", expected)

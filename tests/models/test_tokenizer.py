@@ -147,6 +147,25 @@ def test_waveforms_that_cannot_be_encoded(tokenizer, wave, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("piece", "message"),
+    [
+        (torch.full((1, 1, 2 * HOP), math.nan), "NaN"),
+        (torch.zeros(1, 2, 2 * HOP), r"found \[1, 2, 40\]"),
+        (torch.zeros(1, 2 * HOP), r"found \[1, 40\]"),
+        (torch.zeros(1, 1, 2 * HOP).short(), "int16"),
+    ],
+)
+def test_pieces_that_cannot_be_encoded_are_refused_and_the_stream_goes_on_without_them(tokenizer, piece, message):
+    wave = torch.randn(1, 1, 6 * HOP)
+    stream = tokenizer.stream_encoder()
+    first = stream(wave[..., : 2 * HOP])
+    with pytest.raises(AudioError, match=message):
+        stream(piece)
+    codes = torch.cat([first, stream(wave[..., 2 * HOP :], last=True)], -1)
+    assert torch.equal(codes, tokenizer.encode(wave, 16000))
+
+
 @pytest.mark.parametrize("rate", [0, -16000])
 def test_rates_that_are_no_rates(tokenizer, rate):
     with pytest.raises(AudioError, match="rates are positive"):
@@ -171,6 +190,20 @@ def test_rates_that_are_no_rates(tokenizer, rate):
 def test_codes_that_cannot_be_decoded(tokenizer, codes, num_samples, message):
     with pytest.raises(TokenError, match=message):
         tokenizer.decode(codes, num_samples)
+
+
+@pytest.mark.parametrize(
+    ("codes", "message"),
+    [
+        (torch.full((1, 1, 3), 32), "from 0 to 31, found 32 to 32"),
+        (torch.zeros(1, 2, 3).long(), r"shape \[B, 1, F\], found \[1, 2, 3\]"),
+        (torch.zeros(1, 3).long(), r"found \[1, 3\]"),
+        (torch.zeros(1, 1, 3), "integers, found torch.float32"),
+    ],
+)
+def test_codes_that_cannot_be_decoded_as_a_stream(tokenizer, codes, message):
+    with pytest.raises(TokenError, match=message):
+        tokenizer.stream_decoder()(codes)
 
 
 # --- reconstruct ---------------------------------------------------------------------------------------------

@@ -180,3 +180,8 @@ def test_the_phase_does_not_grow_with_the_length_of_a_stream(decoder):
     for _ in range(3):
         decoder.pulses(torch.full((1, 400), 300.0), torch.ones(1, 400).bool(), stream)
     assert stream.recall((decoder, "phase"), torch.zeros(1)).abs().max() < 300 * 1200 * SUB / RATE + 1
+
+
+def test_a_pitch_above_half_the_sample_rate_is_a_number():
+    decoder = SourceDecoder(SourceDecoderConfig(dim=16, layers=1), 8, 40, 1500)
+    assert decoder.pulses(torch.full((1, 8), 900.0), torch.ones(1, 8).bool()).isfinite().all()

@@ -14,6 +14,7 @@ from torch import nn
 
 from audiovq.config import ExperimentConfig
 from audiovq.data.manifest import read_manifest
+from audiovq.errors import ConfigError, TrainingError
 from audiovq.losses.adversarial import discriminator_loss, feature_matching_loss, generator_loss
 from audiovq.models.autoencoder import AutoencoderOutput
 from audiovq.nn.discriminators import frozen
@@ -110,6 +111,16 @@ def test_before_the_start_step_it_is_training_without_discriminators(experiment,
     assert [name for name in plain if not torch.equal(plain[name], later[name])] == []
 
 
+def test_discriminators_that_come_late_are_tried_before_training_begins(experiment, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise TrainingError("of no use")
+
+    monkeypatch.setattr(AdversarialTask, "judge", fail)
+    with pytest.raises(TrainingError, match="of no use"):
+        train_autoencoder(experiment(adversarial={**SMALL, "start_step": 8}), tmp_path / "run", "cpu")
+    assert not (tmp_path / "run/config.yaml").exists()
+
+
 def test_the_last_model_is_released(experiment, tmp_path):
     train_autoencoder(experiment(adversarial=SMALL), tmp_path, "cpu")
     released, state = load_file(tmp_path / "release/model.safetensors"), load_file(tmp_path / "state.safetensors")
@@ -131,8 +142,15 @@ def test_a_decoder_that_gives_no_wave_in_training_is_refused(experiment, wavenet
         experiment(adversarial=SMALL, **wavenet)
 
 
+@pytest.mark.parametrize("balance", [True, False])
+def test_weights_that_train_nothing_are_refused(experiment, balance):
+    weights = {"weight": 0, "feature_matching": 0, "reconstruction": 0}
+    with pytest.raises(ValidationError, match="at least one of weight, feature_matching and reconstruction"):
+        experiment(adversarial={**SMALL, **weights, "balance": balance})
+
+
 def test_a_run_is_not_resumed_without_its_discriminators(experiment, tmp_path: Path):
     train_autoencoder(experiment(adversarial=SMALL), tmp_path, "cpu")
     config: ExperimentConfig = experiment()
-    with pytest.raises(Exception, match="adversarial"):
+    with pytest.raises(ConfigError, match=r"holds a run with adversarial\."):
         train_autoencoder(config, tmp_path, "cpu")

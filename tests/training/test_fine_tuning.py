@@ -67,6 +67,7 @@ def test_parts_that_are_not_named_start_anew_and_may_be_of_another_config(experi
     ("section", "values", "message"),
     [
         ("bottleneck", {"codebook_size": 8}, r"has bottleneck\.codebook_size = 16, the config 8"),
+        ("bottleneck", {"type": "residual"}, r"has bottleneck\.type = 'vq', the config 'residual'"),
         ("decoder", {"layers": 1}, r"has decoder\.layers = 2, the config 1"),
         ("encoder", {"channels": [4, 6, 10]}, r"has encoder\.channels = \[4, 6, 8\], the config \[4, 6, 10\]"),
     ],
@@ -91,6 +92,16 @@ def test_a_started_run_is_resumed_without_its_release(experiment, start, tmp_pat
     train_autoencoder(config, tmp_path / "run", "cpu")
     start.rename(start.with_name("moved"))
     assert train_autoencoder(config, tmp_path / "run", "cpu").step == 2
+
+
+def test_a_run_with_the_speakers_of_its_release_is_resumed(experiment, wavenet, tmp_path):
+    """The training speech may be that of one of them."""
+    everyone = wavenet["decoder"] | {"speakers": ["allison", "june"]}
+    train_autoencoder(experiment(**{**wavenet, "decoder": everyone}, training={"steps": 1}), tmp_path / "first", "cpu")
+    for steps in (1, 2):
+        config = experiment(**wavenet, training={"init_from": str(tmp_path / "first/release"), "steps": steps})
+        assert train_autoencoder(config, tmp_path / "run", "cpu").step == steps
+    assert AudioTokenizer.from_pretrained(tmp_path / "run/release", "cpu").speakers == ["allison", "june"]
 
 
 def test_unknown_parts_and_combinations_that_train_nothing_are_refused(experiment, tmp_path):

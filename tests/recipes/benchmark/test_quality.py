@@ -73,8 +73,9 @@ def test_the_whole_benchmark_runs(modules, model, manifest, tmp_path, monkeypatc
     monkeypatch.setattr(modules["quality"], "load_judges", lambda *_: panel)
     monkeypatch.setattr(modules["quality"], "CODECS", modules["classical"].CODECS[1:2])
     output, base = tmp_path / "out", f"{model}, 1 of 3 codebooks"
-    options = ["--model", model, "--codebooks", "1,3,9", "--limit", 2, "--seconds", 2, "--reference", base]
-    result = run(modules["quality"], manifest, *options, "--output", output)
+    models = ["--model", model, "--model", model, "--codebooks", "1,3,3,9"]
+    options = ["--limit", 2, "--seconds", 2, "--reference", base, "--output", output]
+    result = run(modules["quality"], manifest, *models, *options)
     assert result.exit_code == 0, result.output
     assert result.stdout == (output / "quality.md").read_text()
     assert "- WER by Ear 1\n- judge mos cannot run: no package\n" in result.stdout
@@ -82,6 +83,7 @@ def test_the_whole_benchmark_runs(modules, model, manifest, tmp_path, monkeypatc
 
     found = json.loads((output / "quality.json").read_text())
     rows = {row["system"]: row for row in found["systems"]}
+    assert len(rows) == len(found["systems"])  # What is asked for twice is measured once.
     assert found["clips"] == ["clip0", "clip1"]
     assert found["words"] == [10, 10]
     assert rows["original"]["metrics"]["pesq_wb"]["mean"] == pytest.approx(4.644, abs=1e-3)
@@ -104,6 +106,15 @@ def test_codecs_that_are_not_installed_are_left_out_with_a_word(quality, model, 
     assert "- Codec 2 is left out: c2enc is not installed (Debian package codec2)\n" in result.stdout
     found = json.loads((tmp_path / "out/quality.json").read_text())
     assert [row["system"] for row in found["systems"]] == ["original", f"{model}, 3 of 3 codebooks"]
+
+
+def test_without_the_reader_of_ogg_only_the_codecs_that_need_it_are_left_out(modules, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda tool: tool)
+    monkeypatch.setitem(sys.modules, "av", None)  # Which makes its import fail.
+    systems, notes = modules["quality"].codec_systems()
+    assert {system.family for system in systems} == {"Codec 2"}
+    reason = "is left out: PyAV is not installed (pip install 'audiovq[media]')"
+    assert notes == [f"Opus {reason}", f"Speex {reason}"]
 
 
 def test_a_clip_that_cannot_be_read_is_named_and_the_exit_code_is_1(quality, manifest, tmp_path, monkeypatch):

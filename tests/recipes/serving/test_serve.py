@@ -93,6 +93,7 @@ WRONG = {
     "no audio": ("/encode", {"content": b"no audio"}, 400, "the audio: "),
     "nothing": ("/encode", {"content": b""}, 400, "the audio: "),
     "ragged": ("/decode", {"json": {"codes": [[1, 2], [3]]}}, 400, "expected sequence of length 2"),
+    "no frames": ("/decode", {"json": {"codes": [[]]}}, 400, "expected codes of at least one frame"),
     "out of range": ("/decode", {"json": {"codes": [[40000]]}}, 400, "expected codes from 0 to 31"),
     "another length": ("/decode", {"json": {"codes": [[1]], "num_samples": 99}}, 400, "99 samples are 5 frames"),
     "negative": ("/decode", {"json": {"codes": [[-1]]}}, 422, "greater than or equal to 0"),
