@@ -11,23 +11,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from audiovq.batching import evenly_spread
-from audiovq.bottlenecks.base import bits_per_second, count_codes, perplexity
 from audiovq.config import AutoencoderConfig, ExperimentConfig
 from audiovq.data.crops import CropSampler
 from audiovq.data.manifest import Utterance
 from audiovq.data.sources import read_utterances, utterances_digest
 from audiovq.devices import seed_everything
-from audiovq.distributed import sum_over_processes
-from audiovq.errors import ConfigError, SpeakerError
+from audiovq.errors import ConfigError
 from audiovq.losses.distillation import cosine_distance
 from audiovq.losses.reconstruction import build_loss
 from audiovq.models import release
 from audiovq.models.autoencoder import Autoencoder, AutoencoderOutput
-from audiovq.models.speakers import speaker_number
 from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.storage import AnyPath
 from audiovq.text import one_line, printable
@@ -36,11 +33,10 @@ from audiovq.training.folder import RELEASE, STATE, flatten, open_run, start_acc
 from audiovq.training.log import RunLog
 from audiovq.training.loop import Batch, Task, fit
 from audiovq.training.optimization import build_optimizer, descend
+from audiovq.training.speakers import speaker_numbers, with_known_speakers, with_speakers
 from audiovq.training.state import Progress, read_run_record
 from audiovq.training.targets import Manifests, PitchTargets, TeacherTargets
-
-EXAMPLES = 4
-"""Validation utterances whose audio and mel pictures are logged."""
+from audiovq.training.validation import validate_autoencoder
 
 
 def train_autoencoder(
@@ -222,80 +218,6 @@ def true_waves(batch: Batch, output: AutoencoderOutput) -> Float[Tensor, "batch 
     return batch[0].repeat(output.bottleneck.samples, 1, 1)
 
 
-@torch.no_grad()
-def validate_autoencoder(
-    model: Autoencoder,
-    loss: nn.Module,
-    utterances: Sequence[Utterance],
-    config: ExperimentConfig,
-    accelerator: Accelerator,
-    log: RunLog | None,
-    step: int,
-) -> dict[str, float]:
-    """Means over utterances, of each the first `data.valid_seconds`; each process takes its share.
-
-    Code statistics are of the whole set, for each codebook. The process that has a log reconstructs the first few
-    utterances once more, since others may have had them.
-    """
-    model.eval()
-
-    def run(utterance: Utterance) -> tuple[Tensor, AutoencoderOutput]:
-        source, most = utterance.source(), max(1, round(config.data.valid_seconds * config.sample_rate))
-        length = min(most, source.length_at(config.sample_rate))
-        wave = source.read(config.sample_rate, 0, length)[None].to(accelerator.device)
-        speakers = speaker_numbers([utterance.speaker], config)
-        with accelerator.autocast():
-            return wave, model(wave, None if speakers is None else speakers.to(accelerator.device))
-
-    sums: dict[str, Tensor] = {}
-    sizes = model.bottleneck.codebook_sizes
-    counts = torch.zeros(len(sizes), max(sizes, default=0), device=accelerator.device)
-    # With more processes than utterances some take one again, with weight 0, so that all sum the same quantities.
-    processes, rank = accelerator.num_processes, accelerator.process_index
-    for number in range(rank, max(len(utterances), processes), processes):
-        weight = float(number < len(utterances))
-        wave, output = run(utterances[number % len(utterances)])
-        reconstruction, terms = loss(output.prediction, wave)
-        values = {"loss": reconstruction.mean(), **terms, "bottleneck": output.bottleneck.loss}
-        values |= {name: v for name, v in output.bottleneck.metrics.items() if not name.startswith("perplexity")}
-        for name, value in values.items():
-            sums[name] = sums.get(name, 0) + weight * value.double()
-        if output.bottleneck.codes is not None:
-            counts += weight * count_codes(output.bottleneck.codes, counts.shape[1])
-    means = {name: float(sum_over_processes(total)) / len(utterances) for name, total in sums.items()}
-    if "kl" in means:
-        means["kl_bits_per_second"] = bits_per_second(means["kl"], config.frame_rate)
-    if sizes:
-        counts = sum_over_processes(counts)
-        means |= code_metrics(counts, sizes)
-    if log is not None:
-        for book, count in enumerate(counts):
-            log.code_histogram(step, count[: sizes[book]], book)
-        for utterance in utterances[:EXAMPLES]:
-            wave, output = run(utterance)
-            log.audio(step, f"{utterance.id}/original", wave[0], config.sample_rate)
-            kind = "decoded" if output.logits is None else "predicted"
-            log.audio(step, f"{utterance.id}/{kind}", output.wave[0], config.sample_rate)
-    return means
-
-
-def code_metrics(counts: Float[Tensor, "books codes"], sizes: Sequence[int]) -> dict[str, float]:
-    """Perplexity, codes used and dead codes of each codebook; the names end in its number if there are several."""
-    metrics: dict[str, float] = {}
-    used = (counts > 0).sum(-1).tolist()
-    for book, (size, value) in enumerate(zip(sizes, perplexity(counts).tolist(), strict=True)):
-        end = f"_{book}" if len(sizes) > 1 else ""
-        metrics |= {f"perplexity{end}": value, f"codes_used{end}": used[book], f"dead_codes{end}": size - used[book]}
-    return metrics
-
-
-def with_known_speakers(config: ExperimentConfig, speakers: Sequence[str]) -> ExperimentConfig:
-    """The config with these speakers, if its decoder is told who speaks and it names none."""
-    if config.speakers or not speakers or not getattr(config.decoder, "speaker_dim", 0):
-        return config
-    return config.model_copy(update={"decoder": config.decoder.model_copy(update={"speakers": [*speakers]})})
-
-
 def check_same_model(config: ExperimentConfig, found: AutoencoderConfig) -> None:
     """Refuse to start from parts of another model.
 
@@ -320,36 +242,3 @@ def crop_weights(parts: Iterable[Sequence[Utterance]], shares: Sequence[float] |
     if shares is not None:
         durations = [share * part / part.sum() for share, part in zip(shares, durations, strict=True)]
     return np.concatenate(durations).tolist()
-
-
-def with_speakers(config: ExperimentConfig, train: Manifests, valid: Manifests) -> ExperimentConfig:
-    """The config with the speakers of the training utterances, if its decoder is told who speaks and it names none.
-
-    Raises:
-        SpeakerError: an utterance has no speaker, or one that the decoder does not know.
-    """
-    if not getattr(config.decoder, "speaker_dim", 0):
-        return config
-    if not config.speakers:
-        everyone = (utterance.speaker for part in train.values() for utterance in part)
-        config = with_known_speakers(config, sorted({name for name in everyone if name is not None}))
-    for manifest, utterances in [*train.items(), *valid.items()]:
-        for utterance in utterances:
-            place = f"{manifest}: utterance {utterance.id!r}"
-            if utterance.speaker is None:
-                raise SpeakerError(f"{place} has no speaker; prepare the data with them, or set decoder.speaker_dim=0")
-            try:
-                speaker_number(utterance.speaker, config.speakers)
-            except SpeakerError as error:
-                raise SpeakerError(
-                    f"{place}: {error}; to train and validate on the same speakers, divide the data by utterance "
-                    "(audiovq prepare --split-by utterance)"
-                ) from error
-    return config
-
-
-def speaker_numbers(names: Sequence[str | None], config: ExperimentConfig) -> Int[Tensor, " batch"] | None:
-    """The numbers of speakers, for a decoder that is told who speaks."""
-    if not config.speakers:
-        return None
-    return torch.tensor([speaker_number(name, config.speakers) for name in names])

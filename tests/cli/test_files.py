@@ -268,7 +268,10 @@ def test_a_shard_cannot_name_a_file_outside_the_output(run, model, tree, tmp_pat
 def test_info_describes_the_model(run, model, tokenizer):
     code, out, err = run("info", model)
     assert (code, err) == (0, "")
-    values = dict(line.split(maxsplit=1) for line in out.replace("sample rate", "rate").replace("codes sha256", "sha256").splitlines())
+    values = dict(
+        line.split(maxsplit=1)
+        for line in out.replace("sample rate", "rate").replace("codes sha256", "sha256").splitlines()
+    )
     assert values["rate"] == "16000 Hz"
     assert values["codes"] == "1 x 32"
     assert values["sha256"] == tokenizer.codes_sha256

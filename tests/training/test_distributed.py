@@ -26,7 +26,7 @@ from audiovq.errors import Stopped
 from audiovq.losses.reconstruction import ReconstructionLoss
 from audiovq.models.autoencoder import Autoencoder
 from audiovq.models.prior import CodePrior
-from audiovq.training import autoencoder, loop, prior
+from audiovq.training import autoencoder, loop, prior, validation
 from audiovq.training.targets import TeacherTargets
 
 pytestmark = pytest.mark.slow
@@ -198,7 +198,7 @@ def test_validation_is_over_all_utterances(trained, configs):
     model.load_state_dict(load_file(trained / "gradient/release/model.safetensors"))
     loss = ReconstructionLoss(config.loss, config.sample_rate)
     utterances = read_manifest(config.data.valid)[:1]
-    alone = autoencoder.validate_autoencoder(model, loss, utterances, config, Accelerator(cpu=True), None, 6)
+    alone = validation.validate_autoencoder(model, loss, utterances, config, Accelerator(cpu=True), None, 6)
     last = json.loads((trained / "gradient/metrics.jsonl").read_text().splitlines()[-1])
     assert {name: value for name, value in last.items() if name not in {"step", "part"}} == pytest.approx(alone)
 

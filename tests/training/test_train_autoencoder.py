@@ -22,8 +22,9 @@ from audiovq.errors import AudioError, ConfigError, ManifestError
 from audiovq.losses.reconstruction import ReconstructionLoss
 from audiovq.models.autoencoder import Autoencoder
 from audiovq.models.tokenizer import AudioTokenizer
-from audiovq.training.autoencoder import AutoencoderTask, train_autoencoder, validate_autoencoder
+from audiovq.training.autoencoder import AutoencoderTask, train_autoencoder
 from audiovq.training.targets import PitchTargets
+from audiovq.training.validation import validate_autoencoder
 
 
 def lines_of(folder, part: str) -> list[dict]:
