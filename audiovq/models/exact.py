@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -60,14 +60,14 @@ class ExactCodes:
                 many as there are in the whole signal, or `self.reach`.
         """
         before = features.shape[1] - codes.shape[-1]
-        for item in near_ties.any(-1).nonzero().flatten().tolist():
-            tied = near_ties[item].nonzero().flatten()
-            latents = [
-                self._latents(features[item : item + 1], before + first, before + last)[..., part - first]
-                for first, last, part in _spans(tied, self.reach)
-            ]
-            settled, _ = self._bottleneck.encode(torch.cat(latents, -1), codes.shape[1])
-            codes[item, :, tied] = settled[0]
+        latents = [
+            self._latents(features[item : item + 1], before + int(span[0]), before + int(span[-1]))[..., span - span[0]]
+            for item, tied in enumerate(near_ties)
+            for span in _spans(tied.nonzero().flatten(), self.reach)
+        ]
+        settled, _ = self._bottleneck.encode(torch.cat(latents, -1), codes.shape[1])
+        items, frames = near_ties.nonzero(as_tuple=True)
+        codes[items, :, frames] = settled[0].mT
 
     def _latents(
         self, features: Float[Tensor, "1 frames features"], first: int, last: int
@@ -87,7 +87,6 @@ def probe(sample_rate: int) -> Float[Tensor, "1 1 time"]:
     return (level * (0.1 * noise + 0.5 * pulses))[None, None]
 
 
-def _spans(frames: Int[Tensor, " frames"], reach: int) -> Iterator[tuple[int, int, Int[Tensor, " frames2"]]]:
-    """First and last of frames that are less than `reach` apart, which are computed together, and these frames."""
-    for part in frames.tensor_split((frames.diff() >= reach).nonzero().flatten() + 1):
-        yield int(part[0]), int(part[-1]), part
+def _spans(frames: Int[Tensor, " frames"], reach: int) -> Sequence[Int[Tensor, " frames2"]]:
+    """Frames in groups that are computed together, those of each less than `reach` apart."""
+    return frames.tensor_split((frames.diff() >= reach).nonzero().flatten() + 1) if len(frames) else ()
