@@ -38,7 +38,7 @@ def test_it_is_small_and_says_what_it_is(tokenizer):
 def test_it_is_listed_with_what_it_is(run):
     code, out, err = run("models")
     assert (code, err) == (0, "")
-    assert out.startswith(f"{NAME}: 16 kHz, 50 frames/s, 10.9 M parameters, ")
+    assert out.startswith(f"{NAME}: 16 kHz, 50 frames/s, 7.4 M parameters, ")
     (found,) = pretrained_models()
     assert [rate.bitrate for rate in found.rates] == [500, 1000, 1500, 3000]
     card = (PRETRAINED / NAME / CARD).read_text()
