@@ -3,9 +3,9 @@
 
     python recipes/speech/local/compare.py --train "exp/train.jsonl.gz" --valid "exp/dev.jsonl.gz" --output exp/compare
 
-A variant's steps follow from what a step of it costs, measured first; its learning rate falls to nothing by the last.
-Training goes on where it stopped. Releases are at OUTPUT/VARIANT/release, to be heard by ../../benchmark/quality.py;
-OUTPUT/compare.md has the table of costs.
+A variant's steps follow from what a step of it costs, measured first, for all variants in turn: what else the machine
+does makes steps cost more. The learning rate falls to nothing by the last step. Training goes on where it stopped.
+Releases are at OUTPUT/VARIANT/release, to be heard by ../../benchmark/quality.py; OUTPUT/compare.md has the costs.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ from audiovq.files import write_json, write_text
 
 CONV = "[16, 48, 96, 192, 512], strides: [4, 4, 4, 5], dilations: [[], [1], [1], [1, 3], [1, 3, 9, 1, 3, 9]]"
 NO_PITCH = ["loss.pitch=0", "loss.voicing=0"]
+BASE = ["decoder.dim=384", "decoder.layers=8", "decoder.look_ahead=1"]
+"""The decoder of all, unless they change it."""
 VARIANTS: dict[str, list[str]] = {
     "base": [],
     "conv": [f"encoder={{type: conv, channels: {CONV}, look_ahead: 320}}"],
@@ -40,9 +42,11 @@ VARIANTS: dict[str, list[str]] = {
     "teacher": ["loss.distill=10"],
     "small": ["decoder.dim=320", "decoder.layers=6", "decoder.look_ahead=2"],
 }
-"""Changes to the config. `raw` is `base` without the averaging of weights, and is not trained again."""
+"""Changes to the config with `BASE`. `raw` is `base` without the averaging of weights, and is not trained again."""
 SHORT, LONG = 10, 40
 """Steps of the two runs whose difference says what a step costs."""
+COST_ROUNDS = 3
+"""Times that this is done, of which the least counts."""
 SPEED_SECONDS, ROUNDS = 10.0, 5
 
 
@@ -65,24 +69,41 @@ def step_seconds(config: Path, output: Path, overrides: list[str]) -> float:
     return (long - short) / (LONG - SHORT)
 
 
-def train_variant(name: str, config: Path, output: Path, overrides: list[str], minutes: float) -> dict[str, Any]:
-    """Train a variant for so many CPU minutes; returns what it cost."""
+def measure_costs(variants: dict[str, list[str]], config: Path, output: Path) -> dict[str, float]:
+    """CPU seconds of a training step of each variant, from its overrides; they are kept in OUTPUT/costs.json.
+
+    Variants take turns, and the least of some rounds counts: costs that are measured while the machine does something
+    else, for one variant and not for another, would not be equal time.
+    """
+    path = output / "costs.json"
+    known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    missing = [name for name in variants if name not in known]
+    rounds = [
+        {name: step_seconds(config, output / f"{name}-cost", variants[name]) for name in missing}
+        for _ in range(COST_ROUNDS)
+    ]
+    found = known | {name: min(costs[name] for costs in rounds) for name in missing}
+    write_json(path, found)
+    return found
+
+
+def train_variant(
+    name: str, config: Path, output: Path, overrides: list[str], seconds: float, minutes: float
+) -> dict[str, Any]:
+    """Train a variant, a step of which costs so many CPU seconds, for so many CPU minutes; returns what it cost."""
     facts = output / f"{name}.json"
-    if facts.exists():
-        found = json.loads(facts.read_text(encoding="utf-8"))
-        if (found["minutes"], found["overrides"]) != (minutes, overrides):
-            raise SystemExit(f"{facts}: is of other settings; remove it and {output / name}, or take another --output")
-    else:
-        seconds = step_seconds(config, output / f"{name}-cost", overrides)
-        steps = round(60 * minutes / seconds)
-        found = {"minutes": minutes, "overrides": overrides, "step_seconds": seconds, "steps": steps, "done": False}
-        write_json(facts, found)
+    plan = {"minutes": minutes, "overrides": overrides, "step_seconds": seconds}
+    found = json.loads(facts.read_text(encoding="utf-8")) if facts.exists() else {**plan, "done": False}
+    if {key: found[key] for key in plan} != plan:
+        raise SystemExit(f"{facts}: is of other settings; remove it and {output / name}, or take another --output")
     if not found["done"]:
-        steps = found["steps"]
+        found["steps"] = steps = round(60 * minutes / seconds)
+        write_json(facts, found)
         # Validation chooses among the last models alone: it costs no variant much time.
-        plan = [f"training.steps={steps}", f"training.warmup_steps={steps // 20}", f"training.valid_every={steps // 4}"]
-        train(config, output / name, [*overrides, *plan])
-        write_json(facts, {**found, "done": True})
+        last = [f"training.steps={steps}", f"training.warmup_steps={steps // 20}", f"training.valid_every={steps // 4}"]
+        train(config, output / name, [*overrides, *last])
+        found["done"] = True
+        write_json(facts, found)
     return found
 
 
@@ -162,9 +183,12 @@ def main(
     common = [f"data.train={json.dumps(train.split())}", f"data.valid={json.dumps(valid.split())}"]
     common += [f"data.shares=[{', '.join(shares.split())}]"] if shares else []
     common += overrides.split()
-    for name in names:
-        changes = [*common, *VARIANTS[name], *([f"data.teacher={teacher}"] if name == "teacher" else [])]
-        train_variant(name, config, output, changes, minutes)
+    taught = [f"data.teacher={teacher}"]
+    variants = {name: [*common, *BASE, *VARIANTS[name], *(taught if name == "teacher" else [])] for name in names}
+    output.mkdir(parents=True, exist_ok=True)
+    costs = measure_costs(variants, config, output)
+    for name, changes in variants.items():
+        train_variant(name, config, output, changes, costs[name], minutes)
         if name == "base":
             without_averaging(output / name, output / "raw")
     text = costs_table(output, names)

@@ -44,7 +44,7 @@ def trained(monkeypatch, run) -> list[tuple[str, int]]:
 def test_every_variant_is_a_model_at_one_and_a_half_kbit_or_one():
     for name, changes in compare.VARIANTS.items():
         teacher = ["data.teacher=whisper"] if name == "teacher" else []
-        config = load_config(CONFIG, [*changes, *teacher])
+        config = load_config(CONFIG, [*compare.BASE, *changes, *teacher])
         model = Autoencoder(config.model_part())
         rate = config.sample_rate / config.hop_length
         bits = torch.tensor(model.bottleneck.codebook_sizes).log2().cumsum(0) * rate / 1000
@@ -52,15 +52,32 @@ def test_every_variant_is_a_model_at_one_and_a_half_kbit_or_one():
         assert name == "vq" or float(bits[2]) == pytest.approx(1.5, rel=0.01), name
 
 
+def test_costs_are_measured_in_turn_and_the_least_counts(monkeypatch, tmp_path):
+    measured = []
+
+    def step_seconds(config, output, overrides):
+        measured.append(output.name)
+        return float(overrides[0]) + len(measured)
+
+    monkeypatch.setattr(compare, "step_seconds", step_seconds)
+    variants = {"a": ["30"], "b": ["20"]}
+    assert compare.measure_costs(variants, CONFIG, tmp_path) == {"a": 31, "b": 22}
+    assert measured == ["a-cost", "b-cost"] * compare.COST_ROUNDS
+    assert compare.measure_costs({**variants, "c": ["10"]}, CONFIG, tmp_path) == {"a": 31, "b": 22, "c": 17}
+    assert measured[6:] == ["c-cost"] * compare.COST_ROUNDS
+
+
 def test_steps_follow_from_the_cost_and_a_finished_variant_is_not_trained_again(trained, manifest, tmp_path):
     overrides = [f"data.train={manifest}", f"data.valid={manifest}", *TINY]
-    found = compare.train_variant("base", CONFIG, tmp_path, overrides, minutes=8 * STEP / 60)
-    assert found["step_seconds"] == pytest.approx(STEP)
+    cost = compare.step_seconds(CONFIG, tmp_path / "base-cost", overrides)
+    assert cost == pytest.approx(STEP)
+    compare.train_variant("base", CONFIG, tmp_path, overrides, cost, minutes=8 * STEP / 60)
     assert trained == [("base-cost", compare.SHORT), ("base-cost", compare.LONG), ("base", 8)]
-    compare.train_variant("base", CONFIG, tmp_path, overrides, minutes=8 * STEP / 60)
+    compare.train_variant("base", CONFIG, tmp_path, overrides, cost, minutes=8 * STEP / 60)
     assert len(trained) == 3
-    with pytest.raises(SystemExit, match="other settings"):
-        compare.train_variant("base", CONFIG, tmp_path, overrides, minutes=1)
+    for seconds, minutes in ((cost, 1), (2 * cost, 8 * STEP / 60)):
+        with pytest.raises(SystemExit, match="other settings"):
+            compare.train_variant("base", CONFIG, tmp_path, overrides, seconds, minutes)
 
     # The weights that the averages are made of.
     compare.without_averaging(tmp_path / "base", tmp_path / "raw")
