@@ -54,8 +54,8 @@ class StreamingEncoder:
     enough; the call with `last` gives all that are left.
 
     Raises:
-        AudioError: a piece is of another shape or not finite, follows the last one, or one that was no multiple of the
-            hop length, which ends the signal.
+        AudioError: a piece is of another shape or number of signals, or not finite, or follows the last one, or one that
+            was no multiple of the hop length, which ends the signal.
     """
 
     def __init__(self, model: Autoencoder, exact: ExactCodes, device: torch.device, num_codebooks: int | None = None):
@@ -63,6 +63,7 @@ class StreamingEncoder:
         self._latents = LatentStream(model, device)
         self._past: Tensor | None = None
         self._ended = False
+        self._signals: int | None = None
 
     @torch.inference_mode()
     def __call__(self, wave: Float[Tensor, "batch 1 time"], last: bool = False) -> Int[Tensor, "batch books frames"]:
@@ -72,6 +73,9 @@ class StreamingEncoder:
                 "start a new stream, or pass whole frames"
             )
         wave = check_wave(wave).cpu()
+        self._signals = self._signals or len(wave)
+        if len(wave) != self._signals:
+            raise AudioError(f"the stream is one of {self._signals} signals, found a piece of {len(wave)}")
         self._ended = last or wave.shape[-1] % self._model.hop_length != 0
         wave = self._model.whole_frames(wave)
         if self._ended:
@@ -103,7 +107,7 @@ class StreamingDecoder:
         seeds: of what a decoder draws, one for each item.
 
     Raises:
-        TokenError: shape, type or range of the codes do not fit the model.
+        TokenError: shape, type or range of the codes do not fit the model, or they are of another number of signals.
     """
 
     def __init__(
@@ -116,9 +120,13 @@ class StreamingDecoder:
         self._model, self._device = model, device
         self._decode = model.decoder.start(speaker, seeds)
         self._ahead = model.look_ahead
+        self._signals: int | None = None
 
     def __call__(self, codes: Int[Tensor, "batch books frames"], last: bool = False) -> Float[Tensor, "batch 1 time"]:
         codes = check_codes(codes, self._model.bottleneck.codebook_sizes)
+        self._signals = self._signals or len(codes)
+        if len(codes) != self._signals:
+            raise TokenError(f"the stream is one of {self._signals} signals, found codes of {len(codes)}")
         with torch.inference_mode(), full_float32():
             latents = self._model.bottleneck.decode(codes.to(self._device))
         return self.decode_latents(latents, last)

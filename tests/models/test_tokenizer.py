@@ -154,6 +154,7 @@ def test_waveforms_that_cannot_be_encoded(tokenizer, wave, message):
         (torch.zeros(1, 2, 2 * HOP), r"found \[1, 2, 40\]"),
         (torch.zeros(1, 2 * HOP), r"found \[1, 40\]"),
         (torch.zeros(1, 1, 2 * HOP).short(), "int16"),
+        (torch.zeros(3, 1, 2 * HOP), "one of 1 signals, found a piece of 3"),
     ],
 )
 def test_pieces_that_cannot_be_encoded_are_refused_and_the_stream_goes_on_without_them(tokenizer, piece, message):
@@ -204,6 +205,13 @@ def test_codes_that_cannot_be_decoded(tokenizer, codes, num_samples, message):
 def test_codes_that_cannot_be_decoded_as_a_stream(tokenizer, codes, message):
     with pytest.raises(TokenError, match=message):
         tokenizer.stream_decoder()(codes)
+
+
+def test_a_stream_is_decoded_as_many_signals_as_it_began_with(tokenizer):
+    stream, codes = tokenizer.stream_decoder(), torch.zeros(2, 1, 5, dtype=torch.long)
+    stream(codes)
+    with pytest.raises(TokenError, match="one of 2 signals, found codes of 1"):
+        stream(codes[:1])
 
 
 # --- reconstruct ---------------------------------------------------------------------------------------------
