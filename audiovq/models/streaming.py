@@ -54,7 +54,7 @@ class StreamingEncoder:
     enough; the call with `last` gives all that are left.
 
     Raises:
-        AudioError: a piece is of another shape or number of signals, or not finite, or follows the last one, or one that
+        AudioError: a piece is of another shape or number of signals, not finite, or follows the last one, or one that
             was no multiple of the hop length, which ends the signal.
     """
 
