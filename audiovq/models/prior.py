@@ -200,7 +200,7 @@ class CodePrior:
         return {
             "codes": name_sizes(codes.sizes),
             "frame rate": f"{codes.frame_rate:g} Hz (hop length {codes.hop_length} samples at {codes.sample_rate} Hz)",
-            "tokenizer sha256": codes.weights_sha256,
+            "codes sha256": codes.weights_sha256,
             "pattern": self.config.pattern,
             "layers": f"{self.config.layers} x {self.config.residual_channels} channels",
             "receptive field": f"{field} steps ({seconds:.2f} s)",
