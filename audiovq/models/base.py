@@ -150,7 +150,7 @@ class BaseTokenizer:
 
     def made(self, sha256: str) -> bool:
         """Whether codes that name a model by this are the tokenizer's; older ones name it by all of its weights."""
-        return sha256 in (self.codes_sha256, self.weights_sha256)
+        return sha256 == self.codes_sha256 or sha256 == self.weights_sha256
 
     @cached_property
     def exact(self) -> ExactCodes:

@@ -77,15 +77,16 @@ def measure_costs(variants: dict[str, list[str]], config: Path, output: Path) ->
     else, for one variant and not for another, would not be equal time.
     """
     path = output / "costs.json"
-    known: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    missing = [name for name in variants if name not in known]
+    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    missing = [name for name in variants if known.get(name, {}).get("overrides") != variants[name]]
     rounds = [
         {name: step_seconds(config, output / f"{name}-cost", variants[name]) for name in missing}
         for _ in range(COST_ROUNDS)
     ]
-    found = known | {name: min(costs[name] for costs in rounds) for name in missing}
-    write_json(path, found)
-    return found
+    for name in missing:
+        known[name] = {"overrides": variants[name], "seconds": min(costs[name] for costs in rounds)}
+    write_json(path, known)
+    return {name: known[name]["seconds"] for name in variants}
 
 
 def train_variant(
@@ -181,7 +182,7 @@ def main(
         raise typer.BadParameter(f"{', '.join(sorted(unknown))}; there are {', '.join(VARIANTS)}", param_hint="--only")
     if "teacher" in names and not teacher:
         raise typer.BadParameter("the variant teacher needs one", param_hint="--teacher")
-    common = [f"data.valid={json.dumps(valid.split())}", *overrides.split(), *BASE]
+    common = [f"data.valid={json.dumps(valid.split())}", *BASE, *overrides.split()]
     taught = [f"data.teacher={teacher}"]
     changes = {name: [*common, *VARIANTS[name], *(taught if name == "teacher" else [])] for name in names}
     speech = [

@@ -65,6 +65,7 @@ def test_costs_are_measured_in_turn_and_the_least_counts(monkeypatch, tmp_path):
     assert measured == ["a-cost", "b-cost"] * compare.COST_ROUNDS
     assert compare.measure_costs({**variants, "c": ["10"]}, CONFIG, tmp_path) == {"a": 31, "b": 22, "c": 17}
     assert measured[6:] == ["c-cost"] * compare.COST_ROUNDS
+    assert compare.measure_costs({"a": ["60"]}, CONFIG, tmp_path) == {"a": 70}  # Of other overrides.
 
 
 def test_steps_follow_from_the_cost_and_a_finished_variant_is_not_trained_again(trained, manifest, tmp_path):
