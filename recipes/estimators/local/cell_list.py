@@ -87,7 +87,7 @@ def cells_of(plan: Plan) -> Cells:
         settings = {"bottleneck": kind, "overrides": [*plan.bottlenecks[kind], *overrides], "seed": seed}
         settings |= {"seconds": seconds, "speed": speed(plan, kind), **shown}
         needs = ["data", *more.pop("needs", [])]
-        return Cell(name, "train", settings | more, tuple(needs), seconds + STARTING + measuring(plan))
+        return Cell(name, "train", settings | more, tuple(needs), seconds + STARTING + measuring(plan, kind))
 
     base = {kind: train(f"base-{kind}", kind, plan.base_seconds, plan.seeds[0]) for kind in KINDS}
     made.cells |= {cell.name: cell for cell in base.values()}
@@ -101,9 +101,10 @@ def cells_of(plan: Plan) -> Cells:
     return made
 
 
-def measuring(plan: Plan) -> float:
-    """CPU seconds that measuring a model takes."""
-    return MEASURING * plan.utterances * plan.seconds_each
+def measuring(plan: Plan, kind: str) -> float:
+    """CPU seconds that measuring a model takes; one with a posterior is heard twice."""
+    times = 1 if kind in ("none", "vq") else 2
+    return times * MEASURING * plan.utterances * plan.seconds_each
 
 
 def speed(plan: Plan, kind: str) -> list[float]:
@@ -172,7 +173,7 @@ def _collapse(made: Cells, plan: Plan) -> None:
         settings["overrides"] = [*context.bottlenecks[kind], *context.overrides, *overrides]
         settings["utterances"], settings["seconds_each"] = plan.utterances, plan.seconds_each
         settings["share_free_nats"] = context.free_nats_per_dimension
-        seconds = context.steps * context.step_seconds[kind] + STARTING + measuring(plan)
+        seconds = context.steps * context.step_seconds[kind] + STARTING + measuring(plan, "none")
         name = f"context-{kind}-{units}-{remedy.replace(' ', '_') + '-' if remedy else ''}{seed}"
         return Cell(name, "context", settings, ("data",), seconds)
 
@@ -211,7 +212,7 @@ def _stages(made: Cells, plan: Plan, shown: Mapping[str, Any]) -> None:
         settings = {"bottleneck": kind, "seed": seed, "way": way, "overrides": plan.bottlenecks[kind]}
         settings |= {"seconds": stages.seconds, "speed": speed(plan, kind), "prior_steps": stages.prior_steps, **shown}
         settings |= stages.model_dump(include={"weight", "temperature", "prior"})
-        seconds = 1.3 * stages.seconds + PRIOR_STEP * stages.prior_steps + 2 * STARTING + measuring(plan)
+        seconds = 1.3 * stages.seconds + PRIOR_STEP * stages.prior_steps + 2 * STARTING + measuring(plan, kind)
         made.add("two-stages", Cell(f"stages-{way}-{kind}-{seed}", "stages", settings, ("data",), seconds))
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from audiovq.bottlenecks.base import Bottleneck, count_codes, perplexity
 from audiovq.bottlenecks.categorical import CategoricalBottleneck, uniform_kl
 from audiovq.bottlenecks.gaussian import GaussianBottleneck, gaussian_kl
+from audiovq.bottlenecks.reinforce import draw_codes
 
 ACTIVE = 0.01
 """Variance over the data of a dimension's posterior mean from which on the dimension is active."""
@@ -94,6 +95,17 @@ def usage(bottleneck: Bottleneck, z: Float[Tensor, "1 dim frames"]) -> Usage:
         kl, information = math.log(bottleneck.codebook_size), math.log(size)
     ceiling = math.log(bottleneck.codebook_size)
     return Usage(frames, kl, None, None, information, ceiling, size, int((counts > 0).sum()))
+
+
+@torch.no_grad()
+def drawn(bottleneck: Bottleneck, z: Float[Tensor, "1 dim frames"]) -> Float[Tensor, "1 dim frames"] | None:
+    """What the decoder sees of a sample of the posterior, in evaluation; None where there is no chance."""
+    if isinstance(bottleneck, GaussianBottleneck):
+        mean, log_variance = bottleneck.posterior(z)
+        return bottleneck.project_out(mean + (0.5 * log_variance).exp() * torch.randn_like(mean)).mT
+    if isinstance(bottleneck, CategoricalBottleneck):
+        return bottleneck.decode(draw_codes(bottleneck.log_posterior(z))[:, None])
+    return None
 
 
 def active_units(mean: Float[Tensor, "frames dim"]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-from results import Results, difference, failures, found, records, text_of
+from results import Results, difference, failures, found, quality, records, text_of
 
 Finding = tuple[bool | None, str]
 ONE_SEED = "one seed does not show how much seeds differ"
@@ -36,10 +36,9 @@ def vq_keeps_the_most(results: Results) -> Finding:
     signs: list[int | None] = []
     parts = []
     for bits in points["entropy"]:
-        rows = compared(results, "entropy", bits)
+        values = {kind: quality(own, "entropy", "stoi") for kind, own in compared(results, "entropy", bits).items()}
         if bits in points.get("kl", []):  # Without codes; a quantizer's own KL is log K whatever it does.
-            rows["gaussian"] = compared(results, "kl", bits)["gaussian"]
-        values = {kind: found(own, "test", "metrics", "stoi") for kind, own in rows.items()}
+            values["gaussian"] = quality(compared(results, "kl", bits)["gaussian"], "kl", "stoi")
         parts.append(
             f"STOI at {bits:g} bit/s: "
             + ", ".join(f"{k} {text_of(v) if v else 'out of reach'}" for k, v in values.items())
@@ -79,11 +78,10 @@ def by_schedule(results: Results, **settings: Any) -> dict[str, list[dict[str, A
     }
 
 
-def roughness(record: dict[str, Any]) -> float | None:
-    """Largest norm of the gradient in the second half of a training, over its median."""
-    norms = record["result"].get("curves", {}).get("train", {}).get("gradient_norm", [])
-    late = norms[len(norms) // 2 :]
-    return max(late) / max(1e-12, statistics.median(late)) if late else None
+def end_temperature(rows: list[dict[str, Any]]) -> float | None:
+    """The temperature that the trainings of a schedule end with."""
+    logged = [r["result"].get("curves", {}).get("train", {}).get("temperature", []) for r in rows]
+    return next((temperatures[-1] for temperatures in logged if temperatures), None)
 
 
 def gradient_norms(rows: list[dict[str, Any]]) -> list[float]:
@@ -92,20 +90,29 @@ def gradient_norms(rows: list[dict[str, Any]]) -> list[float]:
     return [statistics.median(norms[len(norms) // 2 :]) for norms in halves if norms]
 
 
+WAYS = {"soft": False, "hard": True}
+"""What the decoder sees in training: relaxed samples, or single codes."""
+LOW = "constant 0.1"
+"""The schedule that is low from the start."""
+
+
 def low_temperature_is_unstable(results: Results) -> Finding:
-    rows = by_schedule(results)
-    low = [own for name, own in rows.items() if name == "constant 0.1"]
-    others = {name: own for name, own in rows.items() if name != "constant 0.1"}
-    if not low or not others:
-        return None, "the plan has no low temperature to compare"
-    norms = {name: gradient_norms(own) for name, own in rows.items()}
-    text = "gradient norm in the second half, and failed runs: "
-    text += ", ".join(f"{name} {text_of(norms[name])}, {failures(own)} of {len(own)}" for name, own in rows.items())
-    if failures(low[0]) > max(map(failures, others.values())):
+    """Against schedules that end high: more failed runs or, soft and hard, larger gradients."""
+    parts, signs, more_fail = [], [], False
+    for way, hard in WAYS.items():
+        rows = by_schedule(results, hard=hard)
+        norms = {name: gradient_norms(own) for name, own in rows.items()}
+        told = (f"{name} {text_of(norms[name])}, {failures(own)} of {len(own)}" for name, own in rows.items())
+        parts.append(f"{way}: {', '.join(told)}")
+        ends = {name: end for name, own in rows.items() if (end := end_temperature(own)) is not None}
+        high = [name for name, end in ends.items() if LOW in ends and end > 2 * ends[LOW]]
+        signs += [difference(norms[LOW], norms[name]) for name in high]
+        more_fail |= bool(high) and failures(rows[LOW]) > max(failures(rows[name]) for name in high)
+    text = f"gradient norm in the second half, and failed runs, {'; '.join(parts)}"
+    if more_fail:
         return True, text
-    signs = [difference(norms["constant 0.1"], norms[name]) for name in others]
-    if None in signs:
-        return None, f"{text}; {ONE_SEED}"
+    if not signs or None in signs:
+        return None, f"{text}; {ONE_SEED if signs else 'the plan has no low temperature to compare'}"
     return all(sign == 1 for sign in signs), text
 
 
@@ -121,21 +128,28 @@ def schedule_matters(results: Results) -> Finding:
 
 
 def relaxation_is_exploited(results: Results) -> Finding:
-    gaps: dict[str, list[float]] = {}
-    for hard in (False, True):
-        for record in records(results, "schedule-", hard=hard):
-            valid = record["result"].get("curves", {}).get("valid", {})
-            if "relaxed" in valid:
-                way = "hard" if hard else "soft"
-                gaps.setdefault(way, []).append(valid["hardened"][-1] - valid["relaxed"][-1])
+    """By the schedule that ends highest: at a low temperature samples are all but hard; there is little to exploit."""
+    gaps = {(name, way): relaxation_gaps(own) for way, name, own in ways_of_schedules(results)}
     text = "loss of the same samples made hard, less that of the relaxed ones, at the end: "
-    text += ", ".join(f"trained {way} {text_of(own)}" for way, own in gaps.items())
-    if len(gaps) < 2:
-        return None, text
-    sign = difference(gaps["soft"], [0.0] * len(gaps["soft"]))
-    if sign is None:
+    text += ", ".join(f"{name} trained {way} {text_of(own)}" for (name, way), own in gaps.items())
+    ends = {name: end_temperature(own) or 0.0 for _, name, own in ways_of_schedules(results)}
+    highest = max(ends, key=lambda name: ends[name])
+    soft, hard = gaps[highest, "soft"], gaps[highest, "hard"]
+    above, apart = difference(soft, [0.0] * len(soft)), difference(soft, hard)
+    if above is None or apart is None:
         return None, f"{text}; {ONE_SEED}"
-    return sign == 1 and difference(gaps["soft"], gaps["hard"]) == 1, text
+    return above == apart == 1, text
+
+
+def ways_of_schedules(results: Results) -> list[tuple[str, str, list[dict[str, Any]]]]:
+    """Soft or hard, the schedule's name, and the records of all seeds."""
+    return [(way, name, own) for way, hard in WAYS.items() for name, own in by_schedule(results, hard=hard).items()]
+
+
+def relaxation_gaps(rows: list[dict[str, Any]]) -> list[float]:
+    """What hardening the same samples costs at the end of each training."""
+    valid = [record["result"].get("curves", {}).get("valid", {}) for record in rows]
+    return [own["hardened"][-1] - own["relaxed"][-1] for own in valid if own.get("relaxed")]
 
 
 # --- two stages, and use ---------------------------------------------------------------------------------------
@@ -146,7 +160,7 @@ def two_stages_lose_nothing(results: Results) -> Finding:
     parts, better, seeds = [], False, True
     for kind in results["plan"]["stages"]["bottlenecks"]:
         after, joint = (records(results, f"stages-{way}-{kind}-") for way in ("after", "joint"))
-        rates = [found(after, "prior_after"), found(joint, "prior_joint")]
+        rates = [prior_rates(own) for own in (after, joint)]
         stoi = [found(own, "test", "metrics", "stoi") for own in (after, joint)]
         perplexity = [found(own, "test", "usage", "perplexity") for own in (after, joint)]
         parts.append(
@@ -160,6 +174,12 @@ def two_stages_lose_nothing(results: Results) -> Finding:
             better = True
     text = "; ".join(parts)
     return (not better, text) if seeds else (None, f"{text}; {ONE_SEED}")
+
+
+def prior_rates(rows: list[dict[str, Any]]) -> list[float]:
+    """Bits a second of each training's codes: under its own prior or one that was trained afterwards, the better."""
+    known = [[r["result"][name] for name in ("prior_after", "prior_joint") if r["result"].get(name)] for r in rows]
+    return [min(bits) for bits in known if bits]
 
 
 def probed(results: Results, target: str) -> dict[str, list[float]]:

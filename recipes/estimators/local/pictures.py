@@ -10,11 +10,11 @@ import numpy as np
 from drawing import COLOURS, band, panels
 from figures_of_gradients import gaussian, relaxation, samples, schedules, straight, temperatures, textbook
 from judges_of_collapse import by_beta, gaps_by_context, late, used
-from judges_of_trainings import probed
+from judges_of_trainings import prior_rates, probed
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from results import Results, found, is_complete, records
+from results import Results, found, is_complete, quality, records
 
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -48,7 +48,7 @@ def rates(results: Results) -> Figure:
         for kind, colour in COLOURS.items():
             measure = "kl" if kind == "gaussian" else "entropy"
             own = [r for r in curves if r["settings"]["bottleneck"] == kind and not r["result"]["failed"]]
-            place = sorted((_rate(r, measure), r["result"]["test"]["metrics"][name]) for r in own)
+            place = sorted((_rate(r, measure), *quality([r], measure, name)) for r in own)
             axes.plot(*zip(*place, strict=True), color=colour, marker="o", markersize=3, label=kind) if place else None
             targets = dict.fromkeys(r["settings"]["target"]["bits"] for r in points if "target" in r["settings"])
             for bits in targets:
@@ -58,12 +58,12 @@ def rates(results: Results) -> Figure:
                     for r in at
                     if (r["settings"]["bottleneck"], r["settings"]["target"]["measure"]) == (kind, measure)
                 ]
-                values = found(at, "test", "metrics", name)
+                values = quality(at, measure, name)
                 _bar(axes, [_rate(r, measure) for r in at if "test" in r["result"]], values, colour)
         plain = found(records(results, "compare-none"), "test", "metrics", name)
         if plain:
             axes.axhspan(min(plain), max(plain), color=COLOURS["none"], alpha=0.4, label="none")
-        axes.set(title=title, xlabel="bit/s (entropy of codes; gaussian: KL)")
+        axes.set(title=title, xlabel="bit/s (entropy of codes; gaussian: KL, samples)")
     all_axes[0].legend()
     return figure
 
@@ -157,7 +157,7 @@ def stages(results: Results) -> Figure:
     for kind in results["plan"]["stages"]["bottlenecks"]:
         for way, marker in (("after", "o"), ("joint", "s")):
             rows = [r for r in records(results, f"stages-{way}-{kind}-") if not r["result"]["failed"]]
-            x = found(rows, f"prior_{way}")
+            x = prior_rates(rows)
             y = found(rows, "test", "metrics", "stoi")
             axes.plot(
                 x,
@@ -166,7 +166,7 @@ def stages(results: Results) -> Figure:
                 color=COLOURS[kind],
                 label=f"{kind}, prior {'afterwards' if way == 'after' else 'jointly'}",
             )
-    axes.set(xlabel="bit/s under the prior", ylabel="STOI")
+    axes.set(xlabel="bit/s under the better prior", ylabel="STOI")
     axes.legend(fontsize=7)
     return figure
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from training import experiment, load_model
 
-from audiovq.bottlenecks.base import Bottleneck, bits_per_second, count_codes, perplexity
+from audiovq.bottlenecks.base import Bottleneck, bits_per_second, count_codes
 from audiovq.data.manifest import Utterance, read_manifest
 from audiovq.data.splits import split_names
 from audiovq.devices import seed_everything
@@ -42,6 +41,8 @@ class Item:
     start: float
     end: float
     label: str
+    group: str = ""
+    """Labels are told apart within a group."""
 
 
 def probe_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def probe_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
     probes = {
         target: {name: probe(found, utterances, own, config.frame_rate) for name, own in features.items()}
         for target, found in items.items()
-        if len({item.label for item in found}) > 1
+        if len({(item.group, item.label) for item in found}) > len({item.group for item in found})
     }
     bits = plain = None
     if model.bottleneck.num_codebooks:
@@ -76,7 +77,8 @@ def probe_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
         }
         prior = train_prior(settings, config, parts["train"], parts["dev"], bench.run_folder(cell.name) / "prior")
         bits = {split: rate(prior, parts[split], config.frame_rate) for split in ("dev", "test")}
-        plain = {split: unigram_rate(parts[split], config.frame_rate) for split in ("dev", "test")}
+        known, size = parts["train"], config.bottleneck.model_dump()["codebook_size"]
+        plain = {split: unigram_rate(known, parts[split], size, config.frame_rate) for split in ("dev", "test")}
     return {
         "failed": None,
         "out_of_reach": None,
@@ -93,10 +95,14 @@ def one_hot(codes: Int[Tensor, "1 frames"], bottleneck: Bottleneck) -> Float[Ten
     return F.one_hot(codes[0], bottleneck.codebook_size).T.float()
 
 
-def unigram_rate(codes: Sequence[Int[Tensor, "1 frames"]], frame_rate: float) -> float:
-    """Bits a second that codes take by how often each occurs in these very utterances."""
-    books = torch.cat(list(codes), -1)[None]
-    return bits_per_second(math.log(float(perplexity(count_codes(books, int(books.max()) + 1))[0])), frame_rate)
+def unigram_rate(
+    known: Sequence[Int[Tensor, "1 _"]], codes: Sequence[Int[Tensor, "1 _"]], size: int, frame_rate: float
+) -> float:
+    """Bits a second that codes take by how often each occurs in known utterances, half a time more than it does (the
+    estimate of Krichevsky & Trofimov, 1981)."""
+    counts = count_codes(torch.cat(list(known), -1)[None], size)[0].double() + 0.5
+    nats = -(counts / counts.sum()).log()
+    return bits_per_second(float(nats[torch.cat(list(codes), -1)[0]].mean()), frame_rate)
 
 
 def voice_items(utterances: Sequence[Utterance]) -> list[Item]:
@@ -109,16 +115,19 @@ def voice_items(utterances: Sequence[Utterance]) -> list[Item]:
 
 
 def word_items(bench: Bench, utterances: Sequence[Utterance], settings: dict[str, Any]) -> list[Item]:
-    """Words that a recogniser heard often enough, of the speech that comes with audiovq; of other speech, none."""
+    """Words that a recogniser heard often enough, of the speech that comes with audiovq; of other speech, none.
+
+    Each voice has words of its own, so that the voice alone would tell much of the word: a voice is a group.
+    """
     words = json.loads(WORDS.read_text(encoding="utf-8"))["words"]
     found = [
-        Item(number, start, end, word)
+        Item(number, start, end, word, group=str(utterance.speaker))
         for number, utterance in enumerate(utterances)
         for start, end, word in words.get(relative_path(bench, utterance), ())
     ]
-    counts = Counter(item.label for item in found).most_common(settings["most_words"])
+    counts = Counter((item.group, item.label) for item in found).most_common(settings["most_words"])
     kept = {word for word, count in counts if count >= settings["min_count"]}
-    return [item for item in found if item.label in kept]
+    return [item for item in found if (item.group, item.label) in kept]
 
 
 def probe(
@@ -127,22 +136,30 @@ def probe(
     features: Sequence[Float[Tensor, "dim frames"]],
     frame_rate: float,
 ) -> dict[str, Any]:
-    """Accuracy of a logistic regression on the mean features of stretches, on utterances that it has not seen."""
+    """Accuracy of logistic regressions on the mean features of stretches, on utterances that they have not seen.
+
+    A group of items has a regression of its own; one with a single label has none.
+    """
     splits = split_names({utterance.id for utterance in utterances}, dev=0.0, test=HELD_OUT)
-    labels = sorted({item.label for item in items})
-    x = torch.stack([mean_of(features[item.utterance], item, frame_rate) for item in items])
-    y = torch.tensor([labels.index(item.label) for item in items])
-    test = torch.tensor([splits[utterances[item.utterance].id] == "test" for item in items])
-    predicted = logistic_regression(x[~test], y[~test], x[test], len(labels))
-    correct = (predicted == y[test]).double()
-    commonest = torch.bincount(y[~test], minlength=len(labels)).argmax()
+    groups = [[item for item in items if item.group == group] for group in sorted({item.group for item in items})]
+    groups = [own for own in groups if len({item.label for item in own}) > 1]
+    correct, commonest, labels = [], [], 0
+    for own in groups:
+        names = sorted({item.label for item in own})
+        x = torch.stack([mean_of(features[item.utterance], item, frame_rate) for item in own])
+        y = torch.tensor([names.index(item.label) for item in own])
+        test = torch.tensor([splits[utterances[item.utterance].id] == "test" for item in own])
+        correct.append(logistic_regression(x[~test], y[~test], x[test], len(names)) == y[test])
+        commonest.append(y[test] == torch.bincount(y[~test], minlength=len(names)).argmax())
+        labels += len(names)
+    right = torch.cat(correct).double()
     return {
-        "accuracy": float(correct.mean()),
-        "error": float((correct.var() / len(correct)).sqrt()),
-        "commonest": float((y[test] == commonest).double().mean()),
-        "labels": len(labels),
-        "items": len(items),
-        "tested": int(test.sum()),
+        "accuracy": float(right.mean()),
+        "error": float((right.var() / len(right)).sqrt()),
+        "commonest": float(torch.cat(commonest).double().mean()),
+        "labels": labels,
+        "items": sum(map(len, groups)),
+        "tested": len(right),
     }
 
 
@@ -156,7 +173,7 @@ def logistic_regression(
     x: Float[Tensor, "items dim"], y: Int[Tensor, " items"], tested: Float[Tensor, "tested dim"], labels: int
 ) -> Int[Tensor, " tested"]:
     """The likeliest label of each tested item, by L-BFGS on normalised features with weight decay."""
-    mean, scale = x.mean(0), x.std(0).clamp(min=1e-4)
+    mean, scale = x.mean(0), x.std(0, correction=0).clamp(min=1e-4)
     x, tested = (x - mean) / scale, (tested - mean) / scale
     seed_everything("probe")
     linear = nn.Linear(x.shape[-1], labels)

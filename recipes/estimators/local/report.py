@@ -68,15 +68,19 @@ ABOUT = {
     "two-stages": (
         "Jointly: the cross-entropy of the codes under the prior is part of the loss; the prior learns the codes, and "
         "the encoder to choose likely ones. Afterwards: the same prior, trained for the codes of a finished "
-        "autoencoder."
+        "autoencoder, with or without a prior in its loss. The verdict takes the better prior of each."
     ),
     "representations": (
         "Multinomial logistic regression on the mean of frozen latents over a word, or over a second for voices. Words "
-        "and their times are those that a recogniser heard (`words.json`)."
+        "and their times are those that a recogniser heard (`words.json`). They are told from words of the same voice "
+        "alone, since each voice has its own. Frequencies: what codes take by how often each occurs in the training "
+        "speech of the prior."
     ),
     "rate-quality": (
         "Settings are those of the best trial on dev. The setting that moves the rate is interpolated on each "
-        "bottleneck's own curve, by its rate on dev. Out of reach: the curve does not come to that rate."
+        "bottleneck's own curve, by its rate on dev. Out of reach: the curve does not come to that rate. At a rate by "
+        "entropy, speech is decoded from the most likely codes; at one by KL divergence from samples of the posterior, "
+        "which is what that many bits can tell: a mean takes more."
     ),
 }
 

@@ -60,6 +60,12 @@ def found(records: Sequence[dict[str, Any]], *path: str) -> list[float]:
     return values
 
 
+def quality(records: Sequence[dict[str, Any]], measure: str, name: str) -> list[float]:
+    """A metric of the test voice's reconstructions from what has the rate: the mode has the entropy of its codes, and
+    what a KL divergence bounds is a sample of the posterior, not its mean."""
+    return found(records, "test", "sampled" if measure == "kl" else "metrics", name)
+
+
 def failures(records: Sequence[dict[str, Any]]) -> int:
     """Trainings that ended without a finite loss."""
     return sum(bool(record["result"]["failed"]) for record in records)

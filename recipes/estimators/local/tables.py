@@ -10,7 +10,7 @@ from judges_of_collapse import IGNORED
 from judges_of_trainings import by_schedule, compared, gradient_norms, points_of
 from pictures import FIGURES
 from plan import EXPERIMENTS, KINDS
-from results import Results, failures, found, is_complete, records, text_of
+from results import Results, failures, found, is_complete, quality, records, text_of
 from verdicts import Verdict, verdicts
 
 LATENTS = {
@@ -68,14 +68,14 @@ def overview(results: Results) -> Table:
 
 
 def comparison(results: Results) -> Table:
-    """The README's table: each bottleneck in a line, at the last rate by entropy, and by KL for `gaussian`."""
+    """The README's table: each bottleneck in a line, at the last rate by entropy, and samples of `gaussian` by KL."""
     columns = ["bottleneck", "latent", "gradient", "bit/s", "STOI ↑", "PESQ-WB ↑", "mel distance ↓", "shuffle gap ↑"]
     rows = []
     for kind in KINDS:
         own = rows_at_last_rate(results, kind)
         measure = "kl" if kind == "gaussian" else "entropy"
         bits = "unbounded" if kind == "none" else rate_text(own, measure) + (" (KL)" if kind == "gaussian" else "")
-        figures = [text_of(found(own, "test", "metrics", name)) for name in ("stoi", "pesq_wb", "mel_distance")]
+        figures = [text_of(quality(own, measure, name)) for name in ("stoi", "pesq_wb", "mel_distance")]
         gap = text_of(found(own, "test", "gap", "gap"))
         rows.append([f"`{kind}`", LATENTS[kind], ESTIMATORS[kind], bits, *figures, gap])
     return Table(columns, rows, words=2)
@@ -112,7 +112,7 @@ def equal_rates(results: Results) -> Table:
                 rows.append([title, f"`{kind}`", rate, *["-"] * (len(columns) - 3)])
                 continue
             row = [title, f"`{kind}`", rate, text_of(found(chosen, "test", "bits_per_second", "kl"))]
-            row += [text_of(found(chosen, "test", "metrics", name)) for name in names]
+            row += [text_of(quality(chosen, measure, name)) for name in names]
             row += [text_of(found(chosen, "steps"), 4), text_of(found(chosen, "made", "seconds_per_step"))]
             rows.append([*row, f"{failures(chosen)} of {len(chosen)}"])
     return Table(columns, rows, words=1)
@@ -125,11 +125,12 @@ def curve_points(results: Results) -> Table:
         kind, (name, value) = record["settings"]["bottleneck"], record["settings"]["moved"]
         own = [record]
         rates = [text_of(found(own, "test", "bits_per_second", measure)) for measure in ("entropy", "kl")]
-        figures = [text_of(found(own, "test", "metrics", metric)) for metric in ("stoi", "pesq_wb", "mel_distance")]
-        rows.append(
-            [f"`{kind}`", f"`{name.rpartition('.')[2]}` {value:g}", *(r.replace(NOT_RUN, "-") for r in rates), *figures]
-        )
+        names = ("stoi", "pesq_wb", "mel_distance")
+        figures = [text_of(quality(own, measure, metric)) for measure in ("entropy", "kl") for metric in names]
+        shown = (figure.replace(NOT_RUN, "-") for figure in (*rates, *figures))
+        rows.append([f"`{kind}`", f"`{name.rpartition('.')[2]}` {value:g}", *shown])
     columns = ["bottleneck", "setting", "bit/s by entropy", "by KL", "STOI ↑", "PESQ-WB ↑", "mel distance ↓"]
+    columns += ["of samples: STOI ↑", "PESQ-WB ↑", "mel distance ↓"]
     return Table(columns, rows, words=1)
 
 

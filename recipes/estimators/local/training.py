@@ -15,7 +15,7 @@ import torch
 from cell_list import Cell
 from cells import Bench
 from data import read_waves
-from diagnostics import latent_gap, usage
+from diagnostics import drawn, latent_gap, usage
 from estimates import restored
 from safetensors.torch import load_file
 from torch import Tensor
@@ -250,7 +250,10 @@ def measured(
     settings: dict[str, Any],
     metrics: bool,
 ) -> dict[str, Any]:
-    """Reconstruction, rate and use of the latents on one split, with the mode or mean of the posterior."""
+    """Reconstruction, rate and use of the latents on one split, with the mode or mean of the posterior.
+
+    Metrics of reconstructions from samples of the posterior stand beside them, `sampled`.
+    """
     seed_everything("measure")
     hop, frame_rate = config.hop_length, config.frame_rate
     loss = build_loss(config.loss, config.sample_rate)
@@ -279,12 +282,18 @@ def measured(
         },
     }
     if metrics:
-        scores = [
-            measure(wave[0], model.decode(model.bottleneck(z).latents)[0], config.sample_rate)
-            for wave, z in zip(waves, latents, strict=True)
-        ]
-        found["metrics"] = {name: summarize(score[name] for score in scores).mean for name in METRICS}
+        shown = [model.bottleneck(z).latents for z in latents]
+        found["metrics"] = scores(model, waves, shown, config.sample_rate)
+        samples = [sample for z in latents if (sample := drawn(model.bottleneck, z)) is not None]
+        if samples:
+            found["sampled"] = scores(model, waves, samples, config.sample_rate)
     return found
+
+
+def scores(model: Autoencoder, waves: Sequence[Tensor], latents: Sequence[Tensor], rate: int) -> dict[str, float]:
+    """Mean of each metric over utterances, decoded from what the decoder sees of each."""
+    found = [measure(wave[0], model.decode(shown)[0], rate) for wave, shown in zip(waves, latents, strict=True)]
+    return {name: summarize(score[name] for score in found).mean for name in METRICS}
 
 
 def curves(folder: Path) -> dict[str, dict[str, list[float]]]:

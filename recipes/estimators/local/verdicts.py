@@ -168,7 +168,7 @@ CLAIMS = [
     ),
     Claim(
         "representations", "Codes tell words about as well as continuous latents.", "van den Oord et al., 2017",
-        "linear probes on means of frozen latents over the commonest words of five languages; held-out utterances",
+        "linear probes on means of frozen latents over the commonest words of each voice; held-out utterances",
         "probes", trainings.codes_tell_words,
     ),
     Claim(

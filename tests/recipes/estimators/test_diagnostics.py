@@ -7,6 +7,7 @@ import torch
 from diagnostics import (
     active_units,
     categorical_information,
+    drawn,
     elbo,
     gaussian_information,
     latent_gap,
@@ -105,6 +106,29 @@ def test_no_bottleneck_has_no_such_figures(build):
     found = usage(build(NoBottleneckConfig()), torch.randn(1, 8, 10))
     assert found.frames == 10
     assert (found.kl, found.information, found.perplexity) == (None, None, None)
+
+
+# --- samples -------------------------------------------------------------------------------------------------
+
+
+def test_samples_are_those_of_the_posterior(build):
+    z = torch.randn(1, 8, 1).expand(1, 8, 20000)
+    gaussian = build(GaussianConfig(code_dim=None))
+    mean, log_variance = (x[0, 0] for x in gaussian.posterior(z[..., :1]))
+    samples = drawn(gaussian, z)[0]
+    torch.testing.assert_close(samples.mean(1), mean, atol=0.05, rtol=0)
+    torch.testing.assert_close(samples.std(1), (0.5 * log_variance).exp(), atol=0.05, rtol=0)
+
+    gumbel = build(GumbelConfig(codebook_size=K))
+    q = gumbel.log_posterior(z[..., :1])[0, 0].exp()
+    chosen = torch.cdist(drawn(gumbel, z)[0].T, gumbel.codebook).argmin(1)
+    torch.testing.assert_close(torch.bincount(chosen, minlength=K) / 20000, q, atol=0.02, rtol=0)
+
+
+def test_what_has_no_posterior_has_no_samples(build):
+    z = torch.randn(1, 8, 5)
+    assert drawn(build(NoBottleneckConfig()), z) is None
+    assert drawn(build(VQConfig(codebook_size=K)), z) is None
 
 
 # --- gap -----------------------------------------------------------------------------------------------------

@@ -76,8 +76,12 @@ def test_codes_of_a_prior_that_knows_nothing_take_log_k_bits(bench):
     assert rate(prior, codes, config.frame_rate) == pytest.approx(math.log2(8) * 50)
 
 
-def test_codes_by_their_frequencies_take_the_bits_of_their_entropy():
-    assert unigram_rate([torch.tensor([[0, 5, 0]]), torch.tensor([[5, 0, 5, 5, 0]])], 50.0) == pytest.approx(50)
+def test_codes_take_the_bits_of_their_frequencies_in_known_speech():
+    known = [torch.tensor([[0, 1, 0] * 1000]), torch.tensor([[1, 0, 1] * 1000])]
+    assert unigram_rate(known, [torch.tensor([[0, 1, 1]])], 2, 50.0) == pytest.approx(50)
+    often, seldom = ([torch.tensor([[code]])] for code in (0, 2))
+    assert unigram_rate([torch.tensor([[0, 0, 0, 1]])], often, 4, 1.0) == pytest.approx(-math.log2(3.5 / 6))
+    assert unigram_rate([torch.tensor([[0, 0, 0, 1]])], seldom, 4, 1.0) == pytest.approx(-math.log2(0.5 / 6))
 
 
 # --- codebooks -------------------------------------------------------------------------------------------------
@@ -148,6 +152,24 @@ def test_a_probe_finds_what_is_linear_and_not_what_is_not_there(bench):
     assert found["accuracy"] <= 0.8
     assert found["labels"] == 2
     assert found["items"] == 60
+
+
+def test_words_are_told_from_words_of_the_same_voice(bench):
+    from audiovq.data.manifest import read_manifest
+
+    utterances = read_manifest(bench.manifest("train"))
+    # The features say which voice it is, one in the first second and the other in the next, and nothing of the word.
+    voices = [torch.tensor([[0.0] * 50 + [1.0] * 50])] * len(utterances)
+    items = [
+        Item(number, second, second + 0.1, label, group=group)
+        for number in range(len(utterances))
+        for second, group, words in ((0.0, "m", "ab"), (1.0, "f", "cd"))
+        for label in words * 10
+    ]
+    found = probe(items, utterances, voices, 50.0)
+    assert found["accuracy"] == pytest.approx(0.5)
+    assert found["commonest"] == pytest.approx(0.5)
+    assert found["labels"] == 4
 
 
 def test_logistic_regression_separates():

@@ -200,8 +200,10 @@ def test_two_stages_lose_if_one_has_less_rate_for_no_less_quality(rates, stoi, e
     cells: dict[str, Any] = {}
     for way in rates:
         for seed, (rate, quality) in enumerate(zip(rates[way], stoi[way], strict=True)):
-            test = {"metrics": {"stoi": quality}, "usage": {"perplexity": 9.0}}
-            cells |= record(f"stages-{way}-vq-{seed}", {f"prior_{way}": rate, "test": test})
+            result = {"test": {"metrics": {"stoi": quality}, "usage": {"perplexity": 9.0}}}
+            # Of two priors for the same codes the better counts.
+            result |= {"prior_joint": rate + 50, "prior_after": rate} if way == "joint" else {"prior_after": rate}
+            cells |= record(f"stages-{way}-vq-{seed}", result)
     results = {"cells": cells, "plan": {"stages": {"bottlenecks": ["vq"]}}}
     assert trainings.two_stages_lose_nothing(results)[0] is expected
 
@@ -218,6 +220,60 @@ def test_vq_keeps_the_most_if_no_other_comes_near_at_any_rate(gumbel, expected):
             cells |= record(f"compare-entropy-400-{kind}-{seed}", result, bottleneck=kind, target=target)
     results = {"cells": cells, "plan": {"compare": {"points": {"entropy": [400]}}}}
     assert trainings.vq_keeps_the_most(results)[0] is expected
+
+
+@pytest.mark.parametrize(("sampled", "expected"), [([0.6, 0.61], True), ([0.9, 0.91], False)])
+def test_at_a_rate_by_kl_samples_of_the_posterior_are_heard(sampled, expected):
+    cells: dict[str, Any] = {}
+    for seed, value in enumerate(sampled):
+        target = {"measure": "entropy", "bits": 400}
+        known = {"test": {"metrics": {"stoi": 0.7 + seed / 100}}}
+        cells |= record(f"compare-entropy-400-vq-{seed}", known, bottleneck="vq", target=target)
+        target = {"measure": "kl", "bits": 400}
+        heard = {"test": {"metrics": {"stoi": 1.5 - value}, "sampled": {"stoi": value}}}
+        cells |= record(f"compare-kl-400-gaussian-{seed}", heard, bottleneck="gaussian", target=target)
+    results = {"cells": cells, "plan": {"compare": {"points": {"entropy": [400], "kl": [400]}}}}
+    assert trainings.vq_keeps_the_most(results)[0] is expected
+
+
+Way = tuple[str, str]
+"""A schedule, and soft or hard."""
+
+
+def schedule_results(norms: dict[Way, list[float]], gaps: dict[Way, list[float]]) -> dict[str, Any]:
+    """Gradient norms of all seeds of each schedule and way, and what hardening costs them at the end."""
+    cells: dict[str, Any] = {}
+    ends = {"constant 1": 1.0, "2 to 0.1": 0.11, trainings.LOW: 0.1}
+    for (schedule, way), values in norms.items():
+        for seed, norm in enumerate(values):
+            gap = gaps.get((schedule, way), [0.0] * len(values))[seed]
+            train = {"gradient_norm": [9.0, norm, norm], "temperature": [2.0, ends[schedule]]}
+            curves = {"train": train, "valid": {"relaxed": [1.0], "hardened": [1.0 + gap]}}
+            name = f"schedule-{schedule}-{way}-{seed}"
+            cells |= record(name, {"curves": curves}, schedule=schedule, hard=way == "hard")
+    return {"cells": cells, "plan": {"schedules": {"settings": ends}}}
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "expected"),
+    [([5.0, 5.1], [6.0, 6.1], True), ([5.0, 5.1], [2.0, 2.1], False), ([5.0], [6.0], None)],
+)
+def test_a_low_temperature_is_compared_with_schedules_that_end_high_soft_and_hard(soft, hard, expected):
+    seeds = len(soft)
+    norms = {("constant 1", way): [2.0, 2.1][:seeds] for way in ("soft", "hard")}
+    norms |= {("2 to 0.1", way): [50.0] * seeds for way in ("soft", "hard")}
+    norms |= {(trainings.LOW, "soft"): soft, (trainings.LOW, "hard"): hard}
+    assert trainings.low_temperature_is_unstable(schedule_results(norms, {}))[0] is expected
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "expected"),
+    [([0.5, 0.6], [-0.1, 0.0], True), ([0.5, 0.6], [0.5, 0.6], False), ([0.0, 0.01], [-0.4, -0.3], False)],
+)
+def test_a_relaxation_is_exploited_if_hardening_costs_those_most_who_saw_it(soft, hard, expected):
+    norms = {(schedule, way): [1.0, 1.0] for schedule in ("constant 1", trainings.LOW) for way in ("soft", "hard")}
+    gaps = {("constant 1", "soft"): soft, ("constant 1", "hard"): hard}
+    assert trainings.relaxation_is_exploited(schedule_results(norms, gaps))[0] is expected
 
 
 # --- whole results ---------------------------------------------------------------------------------------------
