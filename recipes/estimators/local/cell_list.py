@@ -23,6 +23,8 @@ DRAWING = 0.022
 """CPU seconds of a draw of a gradient with one sample; with S samples (1 + S) / 2 times as much."""
 PRIOR_STEP = 0.04
 """CPU seconds of a step of a prior."""
+NORMALISED = "batch normalisation"
+"""What stands for a remedy where latents pass batch normalisation before the bottleneck."""
 PREPARING = 130.0
 """CPU seconds that the pitch of the speech that comes with audiovq takes."""
 
@@ -130,8 +132,10 @@ def _gradients(made: Cells, plan: Plan) -> None:
 def _rates(made: Cells, plan: Plan, train: Any) -> None:
     tuned = {kind: [f"tune-{kind}-{n}" for n in range(len(trials))] for kind, trials in plan.tuning.trials.items()}
     for kind, trials in plan.tuning.trials.items():
+        # Trials at one KL weight show how fast the score function trains, too.
+        experiments = ["rate-quality", *(["score-function"] if kind in ("gumbel", "reinforce") else [])]
         for name, overrides in zip(tuned[kind], trials, strict=True):
-            made.add("rate-quality", train(name, kind, plan.tuning.seconds, plan.seeds[0], overrides))
+            made.add(experiments, train(name, kind, plan.tuning.seconds, plan.seeds[0], overrides))
     curves: dict[str, list[str]] = {}
     for kind, grid in plan.curves.values.items():
         ((setting, values),) = grid.items()
@@ -169,6 +173,7 @@ def _collapse(made: Cells, plan: Plan) -> None:
 
     def cell(kind: str, units: int, seed: int, remedy: str | None, overrides: Sequence[str]) -> Cell:
         settings = {"bottleneck": kind, "units": units, "seed": seed, "remedy": remedy, "steps": context.steps}
+        settings["normalized"] = remedy == NORMALISED
         settings["overrides"] = [*context.bottlenecks[kind], *context.overrides, *overrides]
         settings["utterances"], settings["seconds_each"] = plan.utterances, plan.seconds_each
         settings["share_free_nats"] = context.free_nats_per_dimension
@@ -182,6 +187,8 @@ def _collapse(made: Cells, plan: Plan) -> None:
     variational = [kind for kind in context.bottlenecks if kind != "vq"]
     for seed, units, kind, remedy in product(plan.seeds, context.remedy_units, variational, context.remedies):
         made.add("posterior-collapse", cell(kind, units, seed, remedy, context.remedies[remedy]))
+    for seed, units, kind in product(plan.seeds, context.units, context.normalized):
+        made.add("posterior-collapse", cell(kind, units, seed, NORMALISED, []))
 
 
 def _codebooks(made: Cells, plan: Plan, train: Any) -> None:
