@@ -181,14 +181,16 @@ def _collapse(made: Cells, plan: Plan) -> None:
         name = f"context-{kind}-{units}-{remedy.replace(' ', '_') + '-' if remedy else ''}{seed}"
         return Cell(name, "context", settings, ("data",), seconds)
 
+    def experiment_of(kind: str) -> str:
+        return "codebook-collapse" if kind == "vq" else "posterior-collapse"
+
     for seed, units, kind in product(plan.seeds, context.units, context.bottlenecks):
-        experiments = ["codebook-collapse"] if kind == "vq" else ["posterior-collapse"]
-        made.add(experiments, cell(kind, units, seed, None, []))
+        made.add(experiment_of(kind), cell(kind, units, seed, None, []))
     variational = [kind for kind in context.bottlenecks if kind != "vq"]
     for seed, units, kind, remedy in product(plan.seeds, context.remedy_units, variational, context.remedies):
         made.add("posterior-collapse", cell(kind, units, seed, remedy, context.remedies[remedy]))
     for seed, units, kind in product(plan.seeds, context.units, context.normalized):
-        made.add("posterior-collapse", cell(kind, units, seed, NORMALISED, []))
+        made.add(experiment_of(kind), cell(kind, units, seed, NORMALISED, []))
 
 
 def _codebooks(made: Cells, plan: Plan, train: Any) -> None:

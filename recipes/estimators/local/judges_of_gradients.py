@@ -25,9 +25,11 @@ def rows_of(results: Results, kind: str) -> list[dict[str, Any]]:
     return results["cells"][f"gradients-{kind}"]["result"]["rows"]
 
 
-def told(names: Iterable[str], values: Iterable[float], digits: int = 3) -> str:
-    """Names with their values."""
-    return ", ".join(f"{name} {value:.{digits}g}" for name, value in zip(names, values, strict=True))
+def told(names: Iterable[str], values: Iterable[float], more: Iterable[float | None] = ()) -> str:
+    """Names with their values, and a second value in brackets if there is one."""
+    parts = [f"{name}: {value:.3g}" for name, value in zip(names, values, strict=True)]
+    brackets = ["" if value is None else f" ({value:.2g})" for value in more] or [""] * len(parts)
+    return "; ".join(f"{part}{bracket}" for part, bracket in zip(parts, brackets, strict=True))
 
 
 def unbiased(rows: Sequence[dict[str, Any]]) -> Finding:
@@ -36,16 +38,16 @@ def unbiased(rows: Sequence[dict[str, Any]]) -> Finding:
     names = [row["estimator"] for row in rows]
     noise = [row["one"]["bias_noise"] for row in rows]
     ratios = [row["one"]["bias"] / max(1e-12, own) for row, own in zip(rows, noise, strict=True)]
-    text = f"distance of the mean from the exact gradient in standard errors: {told(names, ratios)}"
-    text += f"; a standard error in norms of the exact gradient: {told(names, noise, 2)}"
+    text = "distance of the mean from the exact gradient in standard errors (and one of these over that one's norm): "
+    text += told(names, ratios, noise)
     if min(row["one"]["draws"] for row in rows) < FEW:
-        return None, f"{text}; too few draws to tell"
+        return None, f"{text}. Too few draws to tell"
     if max(ratios) > UNBIASED:
         return False, text
     hidden = [name for name, own in zip(names, noise, strict=True) if own * UNBIASED >= 1]
     if len(hidden) == len(rows):
-        return None, f"{text}; the noise would hide a bias as large as the gradient"
-    return True, text + (f"; too noisy to tell much: {', '.join(hidden)}" if hidden else "")
+        return None, f"{text}. The noise would hide a bias as large as the gradient"
+    return True, text + (f". Too noisy to tell much: {'; '.join(hidden)}" if hidden else "")
 
 
 def reparameterisation_is_unbiased(results: Results) -> Finding:
@@ -58,7 +60,7 @@ def reparameterisation_has_low_variance(results: Results) -> Finding:
     names = [row["estimator"] for row in others]
     whole, one = ([row[part]["variance"] / own[part]["variance"] for row in others] for part in ("all", "one"))
     text = f"variance of the encoder's gradient over that of the reparameterised one: {told(names, whole)}"
-    return min(whole) > FAR, f"{text}; with one dimension of one frame drawn: {told(names, one)}"
+    return min(whole) > FAR, f"{text}. With one dimension of one frame drawn: {told(names, one)}"
 
 
 def score_function_is_unbiased(results: Results) -> Finding:
@@ -83,15 +85,15 @@ def score_function_has_high_variance(results: Results) -> Finding:
     """Against Gumbel-Softmax at the temperatures of training. Its variance may be low because its gradient is short, so
     that signal-to-noise ratios are told, too."""
     score, *relaxed = rows_of(results, "gumbel")
-    names = [row["estimator"] for row in relaxed]
+    names = [row["estimator"].removeprefix("Gumbel-Softmax, ") for row in relaxed]
     ratios = [score["all"]["variance_seconds"] / row["all"]["variance_seconds"] for row in relaxed]
     counted = [
         ratio for row, ratio in zip(relaxed, ratios, strict=True) if row["bottleneck"]["end_temperature"] >= TRAINED
     ]
-    text = f"variance times seconds of {score['estimator']} over that of {told(names, ratios)} (temperatures below "
-    text += f"{TRAINED:g} do not count); signal-to-noise ratio of the encoder's gradient: "
-    rows = [score, *relaxed]
-    text += told([row["estimator"] for row in rows], [row["all"]["snr"] or 0.0 for row in rows], 2)
+    text = f"variance times seconds of {score['estimator']} (signal-to-noise ratio {score['all']['snr'] or 0.0:.2g}) "
+    text += "over that of Gumbel-Softmax (and its signal-to-noise ratio): "
+    text += told(names, ratios, [row["all"]["snr"] for row in relaxed])
+    text += f". Temperatures below {TRAINED:g} do not count"
     return (min(counted) > 1 if counted else None), text
 
 
@@ -115,11 +117,11 @@ def samples_help(results: Results) -> Finding:
     mean_x, mean_y = (sum(values) / len(points) for values in zip(*points, strict=True))
     slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
     text = "variance of the encoder's gradient, leave-one-out: " + told([f"S = {s}" for s in own], own.values())
-    text += f"; it goes as S - 1 to the power of {slope:.2f} (theory: -1)"
+    text += f". It goes as S - 1 to the power of {slope:.2f} (theory: -1)"
     plain = {s: row["all"]["variance"] for (baseline, s), row in rows.items() if baseline == "none"}
     if len(plain) > 1:
         first, last = min(plain), max(plain)
-        text += f"; without a baseline {plain[first] / plain[last]:.3g} times less with S = {last} than with {first}"
+        text += f". Without a baseline it is {plain[first] / plain[last]:.3g} times less with S = {last} than {first}"
     return -1.3 < slope < -0.7, text
 
 
@@ -129,12 +131,12 @@ def gumbel_trades_bias(results: Results) -> Finding:
     everything = rows_of(results, "gumbel")[1:]  # Temperatures fall.
     rows, hard = ([row for row in everything if row["bottleneck"]["hard"] is way] for way in (False, True))
     text = f"bias (and its noise) and variance, relaxed: {_trade(rows)}"
-    text += f"; straight-through: {_trade(hard)}" if hard else ""
+    text += f". Straight-through: {_trade(hard)}" if hard else ""
     variances = [row["one"]["variance"] for row in rows]
     ones = [row["one"] for row in rows]
     clear = [one for one in ones if one["bias"] > 2 * one["bias_noise"]]
     if ones[0] not in clear or len(clear) < 2:
-        return None, f"{text}; the noise hides the biases"
+        return None, f"{text}. The noise hides the biases"
     falls = all(b["bias"] < a["bias"] + 2 * math.hypot(a["bias_noise"], b["bias_noise"]) for a, b in pairwise(clear))
     first, last = clear[0], clear[-1]
     falls = falls and first["bias"] - last["bias"] > 2 * math.hypot(first["bias_noise"], last["bias_noise"])

@@ -55,8 +55,8 @@ ABOUT = {
     "posterior-collapse": (
         "Gap: what the likelihood of a frame loses in nats when the decoder gets the latents of another stretch of "
         "speech; below 0.5, or a hundredth of what it is without context, they count as ignored. Information: under "
-        "the aggregate posterior (Hoffman & Johnson, 2016). `gumbel`, `reinforce` and `vq` have batch normalisation in "
-        "front; `gaussian` is tried without and with it."
+        "the aggregate posterior (Hoffman & Johnson, 2016). `gumbel` and `reinforce` have batch normalisation "
+        "built in; `gaussian` and `vq` are tried without and with it."
     ),
     "codebook-collapse": (
         "The KL divergence of `vq` to a uniform prior is log K by construction and proves nothing; the gap does."
