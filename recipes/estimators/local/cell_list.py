@@ -23,6 +23,8 @@ DRAWING = 0.022
 """CPU seconds of a draw of a gradient with one sample; with S samples (1 + S) / 2 times as much."""
 PRIOR_STEP = 0.04
 """CPU seconds of a step of a prior."""
+NORMALISED = "batch normalisation"
+"""What stands for a remedy where latents pass batch normalisation before the bottleneck."""
 PREPARING = 130.0
 """CPU seconds that the pitch of the speech that comes with audiovq takes."""
 
@@ -87,7 +89,8 @@ def cells_of(plan: Plan) -> Cells:
         settings = {"bottleneck": kind, "overrides": [*plan.bottlenecks[kind], *overrides], "seed": seed}
         settings |= {"seconds": seconds, "speed": speed(plan, kind), **shown}
         needs = ["data", *more.pop("needs", [])]
-        return Cell(name, "train", settings | more, tuple(needs), seconds + STARTING + measuring(plan, kind))
+        heard = 1 + has_samples(kind, more)
+        return Cell(name, "train", settings | more, tuple(needs), seconds + STARTING + heard * measuring(plan))
 
     base = {kind: train(f"base-{kind}", kind, plan.base_seconds, plan.seeds[0]) for kind in KINDS}
     made.cells |= {cell.name: cell for cell in base.values()}
@@ -101,10 +104,14 @@ def cells_of(plan: Plan) -> Cells:
     return made
 
 
-def measuring(plan: Plan, kind: str) -> float:
-    """CPU seconds that measuring a model takes; one with a posterior is heard twice."""
-    times = 1 if kind in ("none", "vq") else 2
-    return times * MEASURING * plan.utterances * plan.seconds_each
+def measuring(plan: Plan) -> float:
+    """CPU seconds that measuring a model takes."""
+    return MEASURING * plan.utterances * plan.seconds_each
+
+
+def has_samples(kind: str, settings: Mapping[str, Any]) -> bool:
+    """Whether speech from samples of a model's posterior is measured: where quality is shown against a rate by KL."""
+    return kind not in ("none", "vq") and ("moved" in settings or "target" in settings)
 
 
 def speed(plan: Plan, kind: str) -> list[float]:
@@ -131,8 +138,10 @@ def _gradients(made: Cells, plan: Plan) -> None:
 def _rates(made: Cells, plan: Plan, train: Any) -> None:
     tuned = {kind: [f"tune-{kind}-{n}" for n in range(len(trials))] for kind, trials in plan.tuning.trials.items()}
     for kind, trials in plan.tuning.trials.items():
+        # Trials at one KL weight show how fast the score function trains, too.
+        experiments = ["rate-quality", *(["score-function"] if kind in ("gumbel", "reinforce") else [])]
         for name, overrides in zip(tuned[kind], trials, strict=True):
-            made.add("rate-quality", train(name, kind, plan.tuning.seconds, plan.seeds[0], overrides))
+            made.add(experiments, train(name, kind, plan.tuning.seconds, plan.seeds[0], overrides))
     curves: dict[str, list[str]] = {}
     for kind, grid in plan.curves.values.items():
         ((setting, values),) = grid.items()
@@ -170,19 +179,24 @@ def _collapse(made: Cells, plan: Plan) -> None:
 
     def cell(kind: str, units: int, seed: int, remedy: str | None, overrides: Sequence[str]) -> Cell:
         settings = {"bottleneck": kind, "units": units, "seed": seed, "remedy": remedy, "steps": context.steps}
+        settings["normalized"] = remedy == NORMALISED
         settings["overrides"] = [*context.bottlenecks[kind], *context.overrides, *overrides]
         settings["utterances"], settings["seconds_each"] = plan.utterances, plan.seconds_each
         settings["share_free_nats"] = context.free_nats_per_dimension
-        seconds = context.steps * context.step_seconds[kind] + STARTING + measuring(plan, "none")
+        seconds = context.steps * context.step_seconds[kind] + STARTING + measuring(plan)
         name = f"context-{kind}-{units}-{remedy.replace(' ', '_') + '-' if remedy else ''}{seed}"
         return Cell(name, "context", settings, ("data",), seconds)
 
+    def experiment_of(kind: str) -> str:
+        return "codebook-collapse" if kind == "vq" else "posterior-collapse"
+
     for seed, units, kind in product(plan.seeds, context.units, context.bottlenecks):
-        experiments = ["codebook-collapse"] if kind == "vq" else ["posterior-collapse"]
-        made.add(experiments, cell(kind, units, seed, None, []))
+        made.add(experiment_of(kind), cell(kind, units, seed, None, []))
     variational = [kind for kind in context.bottlenecks if kind != "vq"]
     for seed, units, kind, remedy in product(plan.seeds, context.remedy_units, variational, context.remedies):
         made.add("posterior-collapse", cell(kind, units, seed, remedy, context.remedies[remedy]))
+    for seed, units, kind in product(plan.seeds, context.units, context.normalized):
+        made.add(experiment_of(kind), cell(kind, units, seed, NORMALISED, []))
 
 
 def _codebooks(made: Cells, plan: Plan, train: Any) -> None:
@@ -212,7 +226,7 @@ def _stages(made: Cells, plan: Plan, shown: Mapping[str, Any]) -> None:
         settings = {"bottleneck": kind, "seed": seed, "way": way, "overrides": plan.bottlenecks[kind]}
         settings |= {"seconds": stages.seconds, "speed": speed(plan, kind), "prior_steps": stages.prior_steps, **shown}
         settings |= stages.model_dump(include={"weight", "temperature", "prior"})
-        seconds = 1.3 * stages.seconds + PRIOR_STEP * stages.prior_steps + 2 * STARTING + measuring(plan, kind)
+        seconds = 1.3 * stages.seconds + PRIOR_STEP * stages.prior_steps + 2 * STARTING + measuring(plan)
         made.add("two-stages", Cell(f"stages-{way}-{kind}-{seed}", "stages", settings, ("data",), seconds))
 
 

@@ -5,6 +5,9 @@
 The past is the true one, in training and evaluation (teacher forcing). With C = 0 all that the decoder knows comes
 through the latents; the larger C, the less they are needed. With the KL divergence at weight 1, the loss is the
 negative ELBO in nats, and nothing but the ELBO decides whether the latents are used.
+
+The plan gives the model an encoder of the waveform. The bench's own begins with a spectrum, so that its latents say
+something before the decoder has learned anything, and a race between the two cannot be lost.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from torch.nn import functional as F
 from training import curves, steps_done
 
 from audiovq.batching import evenly_spread
+from audiovq.bottlenecks.batch_norm import BatchNorm
 from audiovq.config import ExperimentConfig
 from audiovq.data.crops import CropSampler
 from audiovq.data.manifest import read_manifest
@@ -46,15 +50,19 @@ WEIGHTS = "model.safetensors"
 
 
 class ContextModel(nn.Module):
-    """The bench's encoder and bottleneck, with a decoder that sees a context of 4 ** units samples (none for 0).
+    """An encoder and a bottleneck with a decoder that sees a context of 4 ** units samples (none for 0).
 
     The number of residual units is always the same; those beyond the context have a kernel of one sample.
+
+    Args:
+        normalized: latents pass batch normalisation before the bottleneck, as they do within `gumbel` and `reinforce`.
     """
 
-    def __init__(self, config: ExperimentConfig, units: int):
+    def __init__(self, config: ExperimentConfig, units: int, normalized: bool):
         super().__init__()
         self.hop_length = config.hop_length
         self.encoder = config.encoder.build(config)
+        self.normalize = BatchNorm(config.latent_dim) if normalized else nn.Identity()
         self.bottleneck = config.bottleneck.build(config)
         self.upsample = CausalConvTranspose1d(config.latent_dim, CHANNELS, config.hop_length)
         self.past = CausalConv1d(1, CHANNELS, KERNEL) if units else None
@@ -63,13 +71,21 @@ class ContextModel(nn.Module):
         )
         self.head = CausalConv1d(CHANNELS, 2, 1)
 
-    def nll(self, latents: Tensor, wave: Tensor) -> Tensor:
-        """-log p(x|z) in nats per frame, a mean over frames: latents [B, D, F], wave [B, 1, F * hop_length] -> [B]."""
+    def encode(self, wave: Tensor) -> Tensor:
+        """Latents as the bottleneck gets them: [B, 1, F * hop_length] -> [B, D, F]."""
+        return self.normalize(self.encoder(wave))
+
+    def distribution(self, latents: Tensor, wave: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and scale of the Laplace distribution of each sample: latents [B, D, F], wave [B, 1, F * hop_length]."""
         h = self.upsample(latents)
         if self.past is not None:
             h = h + self.past(F.pad(wave, (1, 0))[..., :-1])
         mean, raw = self.head(activate(self.units(h))).chunk(2, dim=1)
-        scale = SMALLEST_SCALE + 0.1 * F.softplus(raw)
+        return mean, SMALLEST_SCALE + 0.1 * F.softplus(raw)
+
+    def nll(self, latents: Tensor, wave: Tensor) -> Tensor:
+        """-log p(x|z) in nats per frame, a mean over frames: latents [B, D, F], wave [B, 1, F * hop_length] -> [B]."""
+        mean, scale = self.distribution(latents, wave)
         nll = (2 * scale).log() + (wave - mean).abs() / scale
         return nll.mean((1, 2)) * self.hop_length
 
@@ -87,21 +103,21 @@ def whole_frames(wave: Tensor, hop_length: int) -> Tensor:
 def context_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
     """Train one model and measure whether its decoder uses the latents."""
     settings, folder = cell.settings, bench.run_folder(cell.name)
-    config, units = context_config(bench, settings), settings["units"]
+    config, units, normalized = context_config(bench, settings), settings["units"], settings["normalized"]
     found: dict[str, Any] = {"failed": None, "context": context_samples(units)}
     began, first = time.process_time(), steps_done(folder)
     try:
-        train_context(config, units, folder)
+        train_context(config, units, normalized, folder)
     except TrainingError as error:
         return found | {"failed": str(error), "curves": curves(folder)}
     steps = config.training.steps
     each = (time.process_time() - began) / (steps - first) if steps > first else None
-    model = ContextModel(config, units)
+    model = ContextModel(config, units, normalized)
     model.load_state_dict(load_file(folder / WEIGHTS))
     model.eval()
     waves = read_waves(bench, "test", settings["utterances"], settings["seconds_each"], config.hop_length)
     with torch.no_grad():
-        latents = [model.encoder(wave) for wave in waves]
+        latents = [model.encode(wave) for wave in waves]
         gap = latent_gap(model.bottleneck, latents, lambda i, z: float(model.nll(z, waves[i])))
         used = usage(model.bottleneck, torch.cat(latents, dim=-1))
     return found | {
@@ -113,7 +129,7 @@ def context_cell(bench: Bench, cell: Cell) -> dict[str, Any]:
 
 
 def context_config(bench: Bench, settings: dict[str, Any]) -> ExperimentConfig:
-    """The bench's config with an encoder that does not look ahead: a latent stands for the frame that it saw."""
+    """The bench's config with the plan's changes and no look-ahead: a latent stands for the frame that it saw."""
     kind, steps = settings["bottleneck"], settings["steps"]
     common = [f"bottleneck.type={kind}", *settings["overrides"], f"training.seed={settings['seed']}"]
     common += [f"training.steps={steps}", "encoder.look_ahead=0"]
@@ -126,11 +142,11 @@ def context_config(bench: Bench, settings: dict[str, Any]) -> ExperimentConfig:
     return config
 
 
-def train_context(config: ExperimentConfig, units: int, folder: Path) -> None:
+def train_context(config: ExperimentConfig, units: int, normalized: bool, folder: Path) -> None:
     """Train one model, or go on with it."""
     accelerator = Accelerator(cpu=True)
     record = {"config": config.model_dump(mode="json"), "data": {}}
-    task = ContextTask(config, units, folder, accelerator)
+    task = ContextTask(config, units, normalized, folder, accelerator)
     with open_run(folder, record, accelerator, force=False) as run:
         fit(accelerator, task, config.training, run)
 
@@ -140,12 +156,12 @@ class ContextTask(Task[ContextModel]):
 
     keeps_best = False
 
-    def __init__(self, config: ExperimentConfig, units: int, folder: Path, accelerator: Accelerator):
+    def __init__(self, config: ExperimentConfig, units: int, normalized: bool, folder: Path, accelerator: Accelerator):
         self.config, self.folder, self.accelerator = config, folder, accelerator
         settings = config.training
         train, self.valid = read_manifest(config.data.train_manifests[0]), read_manifest(config.data.valid_manifests[0])
         seed_everything(settings.seed, "model")
-        self.model = ContextModel(config, units)
+        self.model = ContextModel(config, units, normalized)
         self.modules = {"model": self.model}
         self.optimizers = {"generator": build_optimizer(self.model, settings)}
         crop = math.ceil(config.data.crop_seconds * config.frame_rate) * config.hop_length
@@ -159,7 +175,7 @@ class ContextTask(Task[ContextModel]):
     def update(self, step: int, batch: Batch) -> dict[str, Tensor]:
         model, (wave,) = self.model.train(), batch
         model.bottleneck.set_step(step)
-        output = model.bottleneck(model.encoder(wave))
+        output = model.bottleneck(model.encode(wave))
         costs = model.nll(output.latents, wave.repeat(output.samples, 1, 1))
         nll = costs.mean()
         surrogate = model.bottleneck.surrogate_loss(output, costs)
@@ -175,7 +191,7 @@ class ContextTask(Task[ContextModel]):
         for utterance in evenly_spread(self.valid, 1 if brief else self.config.training.valid_utterances):
             wave = utterance.source().read(self.config.sample_rate)
             wave = whole_frames(wave, self.config.hop_length)[None]
-            output = model.bottleneck(model.encoder(wave))
+            output = model.bottleneck(model.encode(wave))
             losses.append(float(model.nll(output.latents, wave) + output.loss))
         return {"loss": sum(losses) / len(losses)}
 

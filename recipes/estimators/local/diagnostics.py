@@ -98,14 +98,13 @@ def usage(bottleneck: Bottleneck, z: Float[Tensor, "1 dim frames"]) -> Usage:
 
 
 @torch.no_grad()
-def drawn(bottleneck: Bottleneck, z: Float[Tensor, "1 dim frames"]) -> Float[Tensor, "1 dim frames"] | None:
-    """What the decoder sees of a sample of the posterior, in evaluation; None where there is no chance."""
+def drawn(bottleneck: Bottleneck, z: Float[Tensor, "1 dim frames"]) -> Float[Tensor, "1 dim frames"]:
+    """What the decoder sees of a sample of the posterior."""
     if isinstance(bottleneck, GaussianBottleneck):
         mean, log_variance = bottleneck.posterior(z)
         return bottleneck.project_out(mean + (0.5 * log_variance).exp() * torch.randn_like(mean)).mT
-    if isinstance(bottleneck, CategoricalBottleneck):
-        return bottleneck.decode(draw_codes(bottleneck.log_posterior(z))[:, None])
-    return None
+    assert isinstance(bottleneck, CategoricalBottleneck)
+    return bottleneck.decode(draw_codes(bottleneck.log_posterior(z))[:, None])
 
 
 def active_units(mean: Float[Tensor, "frames dim"]) -> int:

@@ -54,16 +54,16 @@ def samples(results: Results) -> Figure:
 
 
 def textbook(results: Results) -> Figure:
-    figure, all_axes = panels(2, 3, width=9, height=4.6, shared=True)
+    figure, all_axes = panels(2, 4, width=11, height=4.6, shared=True)
     known = results["cells"]["textbook"]["result"]
     for axes, (name, values) in zip(all_axes, known["estimators"].items(), strict=True):
         mean, deviation = np.array(values["mean"]), np.array(values["deviation"])
-        axes.plot(known["p"], known["true"], "k--", label="true gradient")
+        axes.plot(known["p"], values.get("true", known["true"]), "k--", label="true gradient")
         axes.plot(known["p"], mean, color="#1c7ed6", label="mean of the estimates")
         axes.fill_between(known["p"], mean - deviation, mean + deviation, color="#1c7ed6", alpha=0.2, lw=0)
         axes.set_title(name.replace("temperature", "t ="), fontsize=8)
     all_axes[0].legend(loc="lower right", fontsize=8)
-    for axes in all_axes[3:]:
+    for axes in all_axes[4:]:
         axes.set(xlabel="p")
     return figure
 
@@ -103,9 +103,10 @@ def relaxation(results: Results) -> Figure:
     for axes, hard in zip(all_axes, (False, True), strict=True):
         for number, (name, rows) in enumerate(by_schedule(results, hard=hard).items()):
             band(axes, rows, "valid", "hardened", f"C{number}", name, minus="relaxed")
+            band(axes, rows, "valid", "mode", f"C{number}", "", minus="relaxed", style="--")
         axes.axhline(0, color="black", lw=0.8)
         axes.set(title=f"trained {'hard' if hard else 'soft'}", xlabel="step")
-    all_axes[0].set(ylabel="loss hard less loss relaxed")
+    all_axes[0].set(ylabel="loss of codes less loss relaxed")
     all_axes[1].legend(fontsize=7)
     return figure
 

@@ -107,7 +107,7 @@ def gaussian_gradients(bench: Bench, cell: Cell) -> dict[str, Any]:
 
 
 def strongest(problem: Problem) -> int:
-    """The dimension whose KL divergence is largest at the frame in the middle, so that its sample matters."""
+    """The dimension whose mean is farthest from the prior's at the frame in the middle, so that its sample matters."""
     bottleneck = problem.model.bottleneck
     with torch.no_grad():
         mean, _ = bottleneck.posterior(problem.model.encode(problem.wave))  # type: ignore[operator]

@@ -6,11 +6,13 @@ import math
 import statistics
 from typing import Any
 
+from cell_list import NORMALISED
 from judges_of_trainings import LITTLE, ONE_SEED, Finding
 from results import Results, difference, found, mean, records, text_of
 
-IGNORED = 0.5
-"""Shuffle gap in nats per frame below which a decoder counts as ignoring its latents."""
+IGNORED, SHARE = 0.5, 0.01
+"""A decoder counts as ignoring its latents if shuffling them costs less than so many nats per frame, or less than this
+share of what it costs without context."""
 BRIEF = "not used even without context: trained too briefly to tell"
 
 
@@ -21,83 +23,128 @@ def gaps_by_context(results: Results, kind: str, remedy: str | None = None) -> d
     return {c: found([r for r in rows if r["result"]["context"] == c], "gap", "gap") for c in contexts}
 
 
-def collapses_at(results: Results, kind: str) -> int | None:
-    """The smallest context from which on no seed's decoder uses the latents."""
-    gaps = gaps_by_context(results, kind)
-    ignored = [context for context, values in gaps.items() if values and max(values) < IGNORED]
-    return next((c for c in ignored if all(other in ignored for other in gaps if other >= c)), None)
+def ignoring(results: Results, kind: str, remedy: str | None = None) -> dict[int, list[bool]]:
+    """Whether each seed's decoder ignores its latents, by context in samples."""
+    without = next(iter(gaps_by_context(results, kind).values()), [])
+    least = max(IGNORED, SHARE * (mean(without) or 0.0))
+    return {c: [gap < least for gap in own] for c, own in gaps_by_context(results, kind, remedy).items()}
 
 
-def told(results: Results, kind: str) -> str:
-    """Shuffle gaps in words."""
-    parts = (f"{context}: {text_of(values)}" for context, values in gaps_by_context(results, kind).items())
-    return f"{kind} {', '.join(parts)}"
+def mostly(seeds: list[bool]) -> bool:
+    """Whether it is so with more than half of the seeds."""
+    return 2 * sum(seeds) > len(seeds)
+
+
+def collapses_at(results: Results, kind: str, remedy: str | None = None) -> int | None:
+    """The smallest context from which on the decoders of most seeds ignore the latents."""
+    gone = {context: mostly(own) for context, own in ignoring(results, kind, remedy).items()}
+    return next((c for c in gone if all(own for other, own in gone.items() if other >= c)), None)
+
+
+def told(results: Results, kind: str, remedy: str | None = None) -> str:
+    """Shuffle gaps in words, and by how many seeds latents are ignored."""
+    ignored = ignoring(results, kind, remedy)
+    parts = (
+        f"{context}: {text_of(values)} (ignored by {sum(ignored[context])} of {len(values)})"
+        for context, values in gaps_by_context(results, kind, remedy).items()
+    )
+    return f"{kind}{f' with {remedy}' if remedy else ''} {', '.join(parts)}"
 
 
 def variational(results: Results) -> list[str]:
     return [kind for kind in results["plan"]["context"]["bottlenecks"] if kind != "vq"]
 
 
-def used_without_context(results: Results, kinds: list[str]) -> list[str]:
-    """Bottlenecks that all seeds use where the decoder knows nothing else: only these can be seen to collapse."""
-    without = {kind: next(iter(gaps_by_context(results, kind).values()), []) for kind in kinds}
-    return [kind for kind, gaps in without.items() if gaps and min(gaps) >= IGNORED]
+def used_without_context(results: Results, kind: str, remedy: str | None = None) -> bool:
+    """Whether most seeds use latents where the decoder knows nothing else: only then can they be seen to collapse."""
+    without = next(iter(ignoring(results, kind, remedy).values()), [])
+    return bool(without) and mostly([not ignored for ignored in without])
 
 
 def context_makes_collapse(results: Results) -> Finding:
-    """Holds if some bottleneck that is used without context is ignored with the widest, by all seeds."""
+    """Holds if most seeds of some bottleneck use latents without context, and ignore them from some context on."""
     kinds = variational(results)
     text = "shuffle gap in nats per frame by context in samples: " + "; ".join(told(results, kind) for kind in kinds)
-    used = used_without_context(results, kinds)
     if len(results["plan"]["seeds"]) < 2:
         return None, f"{text}; {ONE_SEED}"
+    used = [kind for kind in kinds if used_without_context(results, kind)]
     if not used:
         return None, f"{text}; {BRIEF}"
     gone = {kind: collapses_at(results, kind) for kind in used}
-    places = ", ".join(f"{kind} {'never' if place is None else place}" for kind, place in gone.items())
-    return any(place is not None for place in gone.values()), f"{text}; ignored from this context on: {places}"
+    return any(place is not None for place in gone.values()), f"{text}; ignored from this context on: {_places(gone)}"
+
+
+def _places(places: dict[str, int | None]) -> str:
+    return ", ".join(f"{name} {'never' if place is None else place}" for name, place in places.items())
 
 
 def gaussian_collapses_first(results: Results) -> Finding:
-    kinds = variational(results)
-    places = {kind: collapses_at(results, kind) for kind in kinds}
-    text = "ignored by all seeds from this context on: "
-    text += ", ".join(f"{kind} {'never' if place is None else place}" for kind, place in places.items())
-    if unused := sorted({*kinds} - {*used_without_context(results, kinds)}):
-        return None, f"{text}; {', '.join(unused)} {BRIEF}"
-    ranks = {kind: math.inf if place is None else place for kind, place in places.items()}
-    gaussian, first = ranks.pop("gaussian"), min(ranks.values())
-    if gaussian == first == math.inf:
-        return None, f"{text}; nothing collapses, so that nothing is first"
-    return gaussian < first, text
-
-
-def remedies_help(results: Results) -> Finding:
-    units, parts, signs = results["plan"]["context"]["remedy_units"], [], []
-    for kind in variational(results):
-        for context in units:
-            plain = records(results, f"context-{kind}-", units=context, remedy=None)
-            before = found(plain, "usage", "information")
-            parts.append(f"{kind} {text_of(before)}")
-            for remedy in results["plan"]["context"]["remedies"]:
-                after = found(
-                    records(results, f"context-{kind}-", units=context, remedy=remedy), "usage", "information"
-                )
-                parts.append(f"with {remedy} {text_of(after)}")
-                signs.append(difference(after, before))
-    text = "information in nats per frame: " + ", ".join(parts)
-    if None in signs or not signs:
+    """On equal terms: of the Gaussian with the batch normalisation that the categorical bottlenecks have built in."""
+    own = f"gaussian with {NORMALISED}"
+    ways = {"gaussian": ("gaussian", None), own: ("gaussian", NORMALISED)}
+    ways |= {kind: (kind, None) for kind in variational(results) if kind != "gaussian"}
+    places = {name: collapses_at(results, *way) for name, way in ways.items()}
+    text = f"ignored by most seeds from this context on: {_places(places)}"
+    unused = [name for name, way in ways.items() if not used_without_context(results, *way)]
+    text += f"; {', '.join(unused)} {BRIEF}" if unused else ""
+    ranks = {name: math.inf if place is None else place for name, place in places.items() if name not in unused}
+    ranks.pop("gaussian", None)
+    rivals = [rank for name, rank in ranks.items() if name != own]
+    if len(results["plan"]["seeds"]) < 2:
         return None, f"{text}; {ONE_SEED}"
-    return -1 not in signs and 1 in signs, text
+    if own not in ranks or not rivals:
+        return None, text
+    if ranks[own] == min(rivals):
+        same = "with batch normalisation nothing collapses, so that nothing is first"
+        return None, f"{text}; {same if ranks[own] == math.inf else 'the contexts are too far apart to tell'}"
+    return ranks[own] < min(rivals), text
+
+
+def remedy_helps(results: Results, remedy: str) -> Finding:
+    """Holds if most seeds use their latents with a remedy wherever most ignore them without it."""
+    parts, outcomes = [], []
+    for kind in variational(results):
+        before, after = (gaps_by_context(results, kind, each) for each in (None, remedy))
+        without, treated = (ignoring(results, kind, each) for each in (None, remedy))
+        for context in after:
+            parts.append(
+                f"{kind}, context {context}: {text_of(before[context])} without (ignored by {sum(without[context])} of "
+                f"{len(without[context])}), {text_of(after[context])} with (by {sum(treated[context])})"
+            )
+            if mostly(without[context]):
+                outcomes.append(not mostly(treated[context]))
+    text = "shuffle gap in nats per frame: " + "; ".join(parts)
+    if not parts:
+        return None, "the plan does not try it"
+    if len(results["plan"]["seeds"]) < 2:
+        return None, f"{text}; {ONE_SEED}"
+    if not outcomes:
+        return None, f"{text}; nothing is ignored by most seeds, so that there is nothing to help"
+    return all(outcomes), text
+
+
+def warm_up_helps(results: Results) -> Finding:
+    return remedy_helps(results, "warm-up")
+
+
+def free_bits_help(results: Results) -> Finding:
+    return remedy_helps(results, "free bits")
+
+
+def normalisation_helps(results: Results) -> Finding:
+    return remedy_helps(results, NORMALISED)
 
 
 def vq_does_not_collapse(results: Results) -> Finding:
-    text = f"shuffle gap in nats per frame by context in samples: {told(results, 'vq')}"
+    """On equal terms with `gumbel` and `reinforce`: with batch normalisation, where it was tried."""
+    remedy = NORMALISED if gaps_by_context(results, "vq", NORMALISED) else None
+    ways = dict.fromkeys([None, remedy])
+    text = "shuffle gap in nats per frame by context in samples: " + "; ".join(told(results, "vq", w) for w in ways)
     if len(results["plan"]["seeds"]) < 2:
         return None, f"{text}; {ONE_SEED}"
-    if not used_without_context(results, ["vq"]):
+    if not used_without_context(results, "vq", remedy):
         return None, f"{text}; {BRIEF}"
-    return min(value for own in gaps_by_context(results, "vq").values() for value in own) >= IGNORED, text
+    return not any(any(seeds) for seeds in ignoring(results, "vq", remedy).values()), text
 
 
 # --- codebooks -------------------------------------------------------------------------------------------------
@@ -110,28 +157,26 @@ def used(results: Results, **settings: Any) -> list[float]:
 
 
 def codes_die(results: Results) -> Finding:
+    """Holds if from some start all seeds use less than half of the codes."""
     inits = results["plan"]["codebooks"]["inits"]
     shares = {init: used(results, revival="without", update="gradient", init=init) for init in inits}
     text = "share of the codes that are used, codebook loss without revival: "
     text += ", ".join(f"start {init} {text_of(own)}" for init, own in shares.items())
-    known = [value for own in shares.values() for value in own]
+    known = [own for own in shares.values() if own]
     if len(results["plan"]["seeds"]) < 2 or not known:
         return None, f"{text}; {ONE_SEED}"
-    return min(known) < 0.5, text
+    return any(max(own) < 0.5 for own in known), text
 
 
 def codes_are_kept(results: Results) -> Finding:
-    plan = results["plan"]["codebooks"]
-    worst = {"revival": "without", "update": "gradient", "init": plan["inits"][-1]}
+    """Each remedy alone, from a start that needs one."""
+    inits = results["plan"]["codebooks"]["inits"]
+    worst = {"revival": "without", "update": "gradient", "init": inits[-1]}
     before = used(results, **worst)
-    changes = {
-        "revival": {**worst, "revival": "with"},
-        "moving averages": {**worst, "update": "ema"},
-        "start from k-means": {**worst, "init": plan["inits"][0]},
-    }
-    changes = {name: own for name, own in changes.items() if own != worst}
+    changes = {"revival": {**worst, "revival": "with"}, "moving averages": {**worst, "update": "ema"}}
+    changes |= {f"start {init}": {**worst, "init": init} for init in inits[:-1]}
     after = {name: used(results, **own) for name, own in changes.items()}
-    text = f"share of the codes that are used: {text_of(before)} with none of them, alone "
+    text = f"share of the codes that are used: {text_of(before)} with none of them (start {inits[-1]}), alone "
     text += ", ".join(f"{name} {text_of(own)}" for name, own in after.items())
     signs = [difference(own, before) for own in after.values()]
     return (None, f"{text}; {ONE_SEED}") if None in signs else (all(sign == 1 for sign in signs), text)
@@ -172,14 +217,13 @@ def commitment_holds_the_encoder(results: Results) -> Finding:
 
 
 def codebook_loss_is_kmeans(results: Results) -> Finding:
+    """By the error that each way ends with, over that of Lloyd's iterations from the same start: of the worst seed."""
     rows = records(results, "kmeans-")
-    ends: dict[str, list[float]] = {}
-    for record in rows:
-        for name, errors in record["result"]["errors"].items():
-            ends.setdefault(name, []).append(errors[-1])
+    errors = [record["result"]["errors"] for record in rows]
+    ends = {name: [own[name][-1] for own in errors] for name in errors[0]}
     apart = max(found(rows, "step_difference"))
-    text = "error over variance at the end: " + ", ".join(f"{name} {text_of(own)}" for name, own in ends.items())
-    text += f"; a step of gradient with rate N / (2 n_k) is Lloyd's to {apart:.1g} of it"
-    lloyd = mean(ends["Lloyd"]) or 0.0
-    worst = max(mean(own) or 0.0 for name, own in ends.items() if name != "codebook loss, Adam")
-    return apart < 1e-3 and worst < 1.1 * lloyd, text
+    text = f"error over variance: {text_of([own['Lloyd'][0] for own in errors])} at the start, at the end "
+    text += ", ".join(f"{name} {text_of(own)}" for name, own in ends.items())
+    worst = max(value / lloyd for own in ends.values() for value, lloyd in zip(own, ends["Lloyd"], strict=True))
+    text += f"; at most {worst:.2f} times Lloyd's; a step of gradient with rate N / (2 n_k) is Lloyd's to {apart:.1g} "
+    return apart < 1e-3 and worst < 1.1, f"{text}of it"

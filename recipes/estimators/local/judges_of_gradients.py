@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,6 +15,8 @@ FEW = 100
 """Draws below which their own spread is not known well enough to judge by."""
 FAR = 10
 """Factor between variances from which on one is far below the other."""
+TRAINED = 0.5
+"""Temperature at which Gumbel-Softmax ends training by default; no lower one counts in a comparison with it."""
 Finding = tuple[bool | None, str]
 
 
@@ -23,21 +25,29 @@ def rows_of(results: Results, kind: str) -> list[dict[str, Any]]:
     return results["cells"][f"gradients-{kind}"]["result"]["rows"]
 
 
+def told(names: Iterable[str], values: Iterable[float], more: Iterable[float | None] = ()) -> str:
+    """Names with their values, and a second value in brackets if there is one."""
+    parts = [f"{name}: {value:.3g}" for name, value in zip(names, values, strict=True)]
+    brackets = ["" if value is None else f" ({value:.2g})" for value in more] or [""] * len(parts)
+    return "; ".join(f"{part}{bracket}" for part, bracket in zip(parts, brackets, strict=True))
+
+
 def unbiased(rows: Sequence[dict[str, Any]]) -> Finding:
-    """Whether means are where the exact gradient is; estimators whose noise exceeds it cannot tell."""
-    told = [row for row in rows if row["one"]["bias_noise"] < 1]
-    ratios = {row["estimator"]: row["one"]["bias"] / max(1e-12, row["one"]["bias_noise"]) for row in rows}
-    text = "distance from the exact gradient in standard errors: "
-    text += ", ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items())
+    """Whether means are where the exact gradient is. An estimator tells that it is unbiased if a bias as large as the
+    gradient would show; one that is further away than its noise explains is biased, however noisy it is."""
+    names = [row["estimator"] for row in rows]
+    noise = [row["one"]["bias_noise"] for row in rows]
+    ratios = [row["one"]["bias"] / max(1e-12, own) for row, own in zip(rows, noise, strict=True)]
+    text = "distance of the mean from the exact gradient in standard errors (and one of these over that one's norm): "
+    text += told(names, ratios, noise)
     if min(row["one"]["draws"] for row in rows) < FEW:
-        return None, f"{text}; too few draws to tell"
-    if not told:
-        return None, f"{text}; the noise exceeds the gradient for all of them"
-    return (
-        max(ratios[row["estimator"]] for row in told) <= UNBIASED,
-        f"{text}; of the exact gradient's norm the noise "
-        f"is {min(row['one']['bias_noise'] for row in told):.2g} at least",
-    )
+        return None, f"{text}. Too few draws to tell"
+    if max(ratios) > UNBIASED:
+        return False, text
+    hidden = [name for name, own in zip(names, noise, strict=True) if own * UNBIASED >= 1]
+    if len(hidden) == len(rows):
+        return None, f"{text}. The noise would hide a bias as large as the gradient"
+    return True, text + (f". Too noisy to tell much: {'; '.join(hidden)}" if hidden else "")
 
 
 def reparameterisation_is_unbiased(results: Results) -> Finding:
@@ -45,22 +55,46 @@ def reparameterisation_is_unbiased(results: Results) -> Finding:
 
 
 def reparameterisation_has_low_variance(results: Results) -> Finding:
+    """By the whole encoder. With a single dimension drawn the score function is not bad; it is told, too."""
     own, *others = rows_of(results, "gaussian")
-    ratios = {row["estimator"]: row["all"]["variance"] / own["all"]["variance"] for row in others}
-    text = "variance of the encoder's gradient over that of the reparameterised one: "
-    return min(ratios.values()) > FAR, text + ", ".join(f"{name} {ratio:.3g}" for name, ratio in ratios.items())
+    names = [row["estimator"] for row in others]
+    whole, one = ([row[part]["variance"] / own[part]["variance"] for row in others] for part in ("all", "one"))
+    text = f"variance of the encoder's gradient over that of the reparameterised one: {told(names, whole)}"
+    return min(whole) > FAR, f"{text}. With one dimension of one frame drawn: {told(names, one)}"
 
 
 def score_function_is_unbiased(results: Results) -> Finding:
-    return unbiased(rows_of(results, "reinforce"))
+    return unbiased([*rows_of(results, "reinforce"), *bernoulli_rows(results)])
+
+
+def bernoulli_rows(results: Results) -> list[dict[str, Any]]:
+    """Score functions of the textbook example, whose gradients at all p are taken as one vector: there even an
+    estimator without a baseline is precise."""
+    known = results["cells"]["textbook"]["result"]
+    norm, rows = math.hypot(*known["true"]), []
+    for name, own in known["estimators"].items():
+        if name.startswith("score function"):
+            bias = math.dist(own["mean"], known["true"]) / norm
+            noise = math.hypot(*own["deviation"]) / known["draws"] ** 0.5 / norm
+            one = {"bias": bias, "bias_noise": noise, "draws": known["draws"]}
+            rows.append({"estimator": f"Bernoulli, {name}", "one": one})
+    return rows
 
 
 def score_function_has_high_variance(results: Results) -> Finding:
+    """Against Gumbel-Softmax at the temperatures of training. Its variance may be low because its gradient is short, so
+    that signal-to-noise ratios are told, too."""
     score, *relaxed = rows_of(results, "gumbel")
+    names = [row["estimator"].removeprefix("Gumbel-Softmax, ") for row in relaxed]
     ratios = [score["all"]["variance_seconds"] / row["all"]["variance_seconds"] for row in relaxed]
-    text = f"variance times seconds of {score['estimator']} over that of "
-    text += ", ".join(f"{row['estimator']} {ratio:.3g}" for row, ratio in zip(relaxed, ratios, strict=True))
-    return min(ratios) > 1, text
+    counted = [
+        ratio for row, ratio in zip(relaxed, ratios, strict=True) if row["bottleneck"]["end_temperature"] >= TRAINED
+    ]
+    text = f"variance times seconds of {score['estimator']} (signal-to-noise ratio {score['all']['snr'] or 0.0:.2g}) "
+    text += "over that of Gumbel-Softmax (and its signal-to-noise ratio): "
+    text += told(names, ratios, [row["all"]["snr"] for row in relaxed])
+    text += f". Temperatures below {TRAINED:g} do not count"
+    return (min(counted) > 1 if counted else None), text
 
 
 def baselines_help(results: Results) -> Finding:
@@ -71,36 +105,51 @@ def baselines_help(results: Results) -> Finding:
         f"leave-one-out, {most} samples": (rows["none", most], rows["leave_one_out", most]),
     }
     ratios = {name: plain["all"]["variance"] / own["all"]["variance"] for name, (plain, own) in pairs.items()}
-    text = "variance without a baseline over that with one: "
-    return min(ratios.values()) > 1, text + ", ".join(f"{name} {ratio:.3g}" for name, ratio in ratios.items())
+    return min(ratios.values()) > 1, "variance without a baseline over that with one: " + told(ratios, ratios.values())
 
 
 def samples_help(results: Results) -> Finding:
-    """By the slope of log variance over log S. The baseline gets better with S, too, so that theory says 1 / (S - 1): a
-    slope of -1.3 from 2 to 16 samples."""
-    rows = [row for row in rows_of(results, "reinforce") if row["bottleneck"]["baseline"] == "leave_one_out"]
-    points = [(math.log(row["bottleneck"]["samples"]), math.log(row["all"]["variance"])) for row in rows]
+    """By the slope of log variance over log (S - 1): the leave-one-out baseline gets better with S, too, so that theory
+    says 1 / (S - 1), and 1 / S without a baseline."""
+    rows = {(row["bottleneck"]["baseline"], row["bottleneck"]["samples"]): row for row in rows_of(results, "reinforce")}
+    own = {s: row["all"]["variance"] for (baseline, s), row in rows.items() if baseline == "leave_one_out"}
+    points = [(math.log(s - 1), math.log(variance)) for s, variance in own.items()]
     mean_x, mean_y = (sum(values) / len(points) for values in zip(*points, strict=True))
     slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
-    text = ", ".join(f"S = {row['bottleneck']['samples']}: {row['all']['variance']:.3g}" for row in rows)
-    return -1.5 < slope < -0.5, f"variance of the encoder's gradient {text}; it goes as S to the power of {slope:.2f}"
+    text = "variance of the encoder's gradient, leave-one-out: " + told([f"S = {s}" for s in own], own.values())
+    text += f". It goes as S - 1 to the power of {slope:.2f} (theory: -1)"
+    plain = {s: row["all"]["variance"] for (baseline, s), row in rows.items() if baseline == "none"}
+    if len(plain) > 1:
+        first, last = min(plain), max(plain)
+        text += f". Without a baseline it is {plain[first] / plain[last]:.3g} times less with S = {last} than {first}"
+    return -1.3 < slope < -0.7, text
 
 
 def gumbel_trades_bias(results: Results) -> Finding:
-    rows = [row for row in rows_of(results, "gumbel")[1:] if not row["bottleneck"]["hard"]]  # Temperatures fall.
-    biases = [max(0.0, row["one"]["bias"] ** 2 - row["one"]["bias_noise"] ** 2) ** 0.5 for row in rows]
+    """By relaxed samples; straight-through ones are told. Biases that noise hides are small, and count as told only
+    where they are clear; a bias may be above that of a higher temperature by what noise explains."""
+    everything = rows_of(results, "gumbel")[1:]  # Temperatures fall.
+    rows, hard = ([row for row in everything if row["bottleneck"]["hard"] is way] for way in (False, True))
+    text = f"bias (and its noise) and variance, relaxed: {_trade(rows)}"
+    text += f". Straight-through: {_trade(hard)}" if hard else ""
     variances = [row["one"]["variance"] for row in rows]
-    temperatures = [row["bottleneck"]["end_temperature"] for row in rows]
-    text = "relaxed samples, bias less its noise and variance: "
-    named = zip(temperatures, biases, variances, strict=True)
-    text += ", ".join(f"at {t:g} {bias:.3g} and {variance:.3g}" for t, bias, variance in named)
-    told = [row["one"]["bias"] > 2 * row["one"]["bias_noise"] for row in rows]
-    rises = all(a < b for a, b in pairwise(variances))
-    # Biases that noise hides are small; they bound the rest from below only.
-    known = [bias for bias, clear in zip(biases, told, strict=True) if clear]
-    if not told[0] or len(known) < 2:
-        return None, f"{text}; the noise hides the biases"
-    return rises and all(a > b for a, b in pairwise(known)), text
+    ones = [row["one"] for row in rows]
+    clear = [one for one in ones if one["bias"] > 2 * one["bias_noise"]]
+    if ones[0] not in clear or len(clear) < 2:
+        return None, f"{text}. The noise hides the biases"
+    falls = all(b["bias"] < a["bias"] + 2 * math.hypot(a["bias_noise"], b["bias_noise"]) for a, b in pairwise(clear))
+    first, last = clear[0], clear[-1]
+    falls = falls and first["bias"] - last["bias"] > 2 * math.hypot(first["bias_noise"], last["bias_noise"])
+    return falls and all(a < b for a, b in pairwise(variances)), text
+
+
+def _trade(rows: Sequence[dict[str, Any]]) -> str:
+    parts = (
+        f"at {row['bottleneck']['end_temperature']:g} {row['one']['bias']:.3g} ({row['one']['bias_noise']:.2g}) and "
+        f"{row['one']['variance']:.3g}"
+        for row in rows
+    )
+    return ", ".join(parts)
 
 
 def straight_through_has_no_noise(results: Results) -> Finding:
@@ -111,16 +160,15 @@ def straight_through_has_no_noise(results: Results) -> Finding:
 
 def straight_through_is_biased(results: Results) -> Finding:
     rows = rows_of(results, "vq")[1:]
-    text = "; ".join(
+    text = "in norms of the exact gradient; " + "; ".join(
         f"temperature {row['temperature']:g} (entropy {row['entropy']:.2g} nats): bias {row['one']['bias']:.3g} "
         f"(noise {row['one']['bias_noise']:.2g}), cosine {row['one']['cosine']:.2f}, of VQ itself "
         f"{row['deterministic']['bias']:.3g}, cosine {row['deterministic']['cosine']:.2f}"
         for row in rows
     )
-    told = [
+    known = [
         row for row in rows if row["one"]["bias_noise"] < 0.5 * row["one"]["bias"] or row["one"]["bias_noise"] < 0.1
     ]
-    if not told:
+    if not known:
         return None, f"{text}; the noise hides the bias"
-    biased = [row["one"]["bias"] > UNBIASED * row["one"]["bias_noise"] for row in told]
-    return all(biased), f"{text} (1 is the exact gradient's norm)"
+    return all(row["one"]["bias"] > UNBIASED * row["one"]["bias_noise"] for row in known), text

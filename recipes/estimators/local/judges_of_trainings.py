@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
@@ -11,6 +12,12 @@ Finding = tuple[bool | None, str]
 ONE_SEED = "one seed does not show how much seeds differ"
 LITTLE = 0.02
 """Difference of STOI, or of shares of that size, that does not matter."""
+SOON = 0.67
+"""Share of a training's time within which it has to be where another ends to be much faster."""
+LOW = "constant 0.1"
+"""The schedule of a low temperature."""
+WAYS = {"soft": False, "hard": True}
+"""What decoders see in training: relaxed samples, or single codes."""
 
 
 # --- rate and quality ------------------------------------------------------------------------------------------
@@ -54,17 +61,24 @@ def vq_keeps_the_most(results: Results) -> Finding:
 
 
 def score_function_is_slow(results: Results) -> Finding:
-    losses = {}
-    for kind in ("gumbel", "reinforce"):
-        (record,) = records(results, f"base-{kind}")
-        if record["result"]["failed"]:
-            return True, f"{kind}: {record['result']['failed']}"
-        losses[kind] = (record["result"]["curves"]["valid"]["loss"], record["result"]["steps"])
-    (fast, steps), (slow, fewer) = losses["gumbel"], losses["reinforce"]
-    share = next((n for n, loss in enumerate(fast, start=1) if loss <= slow[-1]), len(fast) + 1) / len(fast)
-    text = f"in equal time gumbel makes {steps} steps to a validation loss of {fast[-1]:.3g}, reinforce {fewer} to "
-    text += f"{slow[-1]:.3g}, where gumbel is after {share:.0%} of its time" if share <= 1 else f"{slow[-1]:.3g}"
-    return share <= 0.67, text
+    """By all trainings at one KL weight, the base models and the trials of tuning, which differ in learning rate,
+    samples and temperatures: whether any `gumbel` comes soon to where the best `reinforce` ends."""
+    runs = {k: [*records(results, f"base-{k}"), *records(results, f"tune-{k}-")] for k in ("gumbel", "reinforce")}
+    known = {kind: [r["result"] for r in own if not r["result"]["failed"]] for kind, own in runs.items()}
+    text = ", ".join(f"{kind} {failures(own)} of {len(own)}" for kind, own in runs.items())
+    if not all(known.values()):
+        return (True if known["gumbel"] else None), f"failed trainings: {text}"
+    ends = {kind: [run["curves"]["valid"]["loss"][-1] for run in own] for kind, own in known.items()}
+    best, shares = min(ends["reinforce"]), []
+    for run in known["gumbel"]:
+        valid = run["curves"]["valid"]
+        reached = [step for step, loss in zip(valid["step"], valid["loss"], strict=True) if loss <= best]
+        shares.append(reached[0] / run["steps"] if reached else math.inf)
+    text = "validation loss at the end, in equal time: "
+    text += ", ".join(f"{kind} {min(own):.3g} to {max(own):.3g} ({len(own)} trainings)" for kind, own in ends.items())
+    slowest = max(shares)
+    text += f"; the slowest gumbel is at the best of reinforce after {slowest:.0%} of its time" if slowest <= 1 else ""
+    return slowest <= SOON, text
 
 
 # --- Gumbel-Softmax --------------------------------------------------------------------------------------------
@@ -78,10 +92,11 @@ def by_schedule(results: Results, **settings: Any) -> dict[str, list[dict[str, A
     }
 
 
-def end_temperature(rows: list[dict[str, Any]]) -> float | None:
-    """The temperature that the trainings of a schedule end with."""
-    logged = [r["result"].get("curves", {}).get("train", {}).get("temperature", []) for r in rows]
-    return next((temperatures[-1] for temperatures in logged if temperatures), None)
+def roughness(record: dict[str, Any]) -> float | None:
+    """Largest norm of the gradient in the second half of a training, over its median."""
+    norms = record["result"].get("curves", {}).get("train", {}).get("gradient_norm", [])
+    late = norms[len(norms) // 2 :]
+    return max(late) / max(1e-12, statistics.median(late)) if late else None
 
 
 def gradient_norms(rows: list[dict[str, Any]]) -> list[float]:
@@ -90,66 +105,68 @@ def gradient_norms(rows: list[dict[str, Any]]) -> list[float]:
     return [statistics.median(norms[len(norms) // 2 :]) for norms in halves if norms]
 
 
-WAYS = {"soft": False, "hard": True}
-"""What the decoder sees in training: relaxed samples, or single codes."""
-LOW = "constant 0.1"
-"""The schedule that is low from the start."""
+def warm(results: Results) -> str | None:
+    """The schedule of a high temperature: the first that is not the low one."""
+    return next((name for name in by_schedule(results) if name != LOW), None)
 
 
 def low_temperature_is_unstable(results: Results) -> Finding:
-    """Against schedules that end high: more failed runs or, soft and hard, larger gradients."""
-    parts, signs, more_fail = [], [], False
+    """A low constant temperature against a high one, soft and hard: more failed trainings, larger gradients, or
+    gradients that jump more."""
+    first, parts, unstable = warm(results), [], []
     for way, hard in WAYS.items():
         rows = by_schedule(results, hard=hard)
-        norms = {name: gradient_norms(own) for name, own in rows.items()}
-        told = (f"{name} {text_of(norms[name])}, {failures(own)} of {len(own)}" for name, own in rows.items())
-        parts.append(f"{way}: {', '.join(told)}")
-        ends = {name: end for name, own in rows.items() if (end := end_temperature(own)) is not None}
-        high = [name for name, end in ends.items() if LOW in ends and end > 2 * ends[LOW]]
-        signs += [difference(norms[LOW], norms[name]) for name in high]
-        more_fail |= bool(high) and failures(rows[LOW]) > max(failures(rows[name]) for name in high)
-    text = f"gradient norm in the second half, and failed runs, {'; '.join(parts)}"
-    if more_fail:
-        return True, text
-    if not signs or None in signs:
-        return None, f"{text}; {ONE_SEED if signs else 'the plan has no low temperature to compare'}"
-    return all(sign == 1 for sign in signs), text
+        low, other = rows.get(LOW, []), rows.get(first or "", [])
+        if not low or not other:
+            return None, "the plan has no low temperature to compare"
+        jumps = [[value for r in own if (value := roughness(r)) is not None] for own in (low, other)]
+        norms = [gradient_norms(own) for own in (low, other)]
+        parts += [
+            f"{name} {way} {text_of(norm)} and {text_of(jump)}, {failures(own)} of {len(own)}"
+            for name, norm, jump, own in zip((LOW, first), norms, jumps, (low, other), strict=True)
+        ]
+        signs = [difference(*norms), difference(*jumps)]
+        unstable.append(failures(low) > failures(other) or (None if None in signs else 1 in signs))
+    text = "gradient norm in the second half, its largest value over the median, and failed trainings: "
+    text += "; ".join(parts)
+    return (None, f"{text}; {ONE_SEED}") if None in unstable else (all(unstable), text)
 
 
 def schedule_matters(results: Results) -> Finding:
+    """By an analysis of variance, since the best and the worst of several differ by chance as well."""
     values = {name: found(own, "test", "metrics", "stoi") for name, own in by_schedule(results, hard=True).items()}
     text = "STOI with hard samples: " + ", ".join(f"{name} {text_of(own)}" for name, own in values.items())
     known = [own for own in values.values() if own]
     if len(known) < 2 or min(map(len, known)) < 2:
         return None, f"{text}; {ONE_SEED}"
-    best, worst = max(known, key=statistics.fmean), min(known, key=statistics.fmean)
-    apart = statistics.fmean(best) - statistics.fmean(worst)
-    return difference(best, worst) == 1 and apart > LITTLE, f"{text}; best less worst {apart:.3f}"
+    from scipy.stats import f_oneway
+
+    means = [statistics.fmean(own) for own in known]
+    apart, chance = max(means) - min(means), float(f_oneway(*known).pvalue)
+    return chance < 0.05 and apart > LITTLE, f"{text}; best less worst {apart:.3f}, p = {chance:.2g} (one-way ANOVA)"
 
 
 def relaxation_is_exploited(results: Results) -> Finding:
-    """By the schedule that ends highest: at a low temperature samples are all but hard; there is little to exploit."""
-    gaps = {(name, way): relaxation_gaps(own) for way, name, own in ways_of_schedules(results)}
+    """Whether decoders trained on relaxed samples lose when these are made hard, and more than those trained on hard
+    ones, at a high temperature; at a low one samples are all but hard. What the argmax of the posterior costs is told,
+    and how the gap goes over training."""
+    gaps = {way: {n: gaps_of(own) for n, own in by_schedule(results, hard=h).items()} for way, h in WAYS.items()}
     text = "loss of the same samples made hard, less that of the relaxed ones, at the end: "
-    text += ", ".join(f"{name} trained {way} {text_of(own)}" for (name, way), own in gaps.items())
-    ends = {name: end_temperature(own) or 0.0 for _, name, own in ways_of_schedules(results)}
-    highest = max(ends, key=lambda name: ends[name])
-    soft, hard = gaps[highest, "soft"], gaps[highest, "hard"]
-    above, apart = difference(soft, [0.0] * len(soft)), difference(soft, hard)
-    if above is None or apart is None:
-        return None, f"{text}; {ONE_SEED}"
-    return above == apart == 1, text
+    text += ", ".join(f"{n} trained {way} {text_of(gap)}" for way, own in gaps.items() for n, gap in own.items() if gap)
+    name = warm(results) or ""
+    rows = {way: by_schedule(results, hard=hard).get(name, []) for way, hard in WAYS.items()}
+    text += f"; {name}, trained soft, {text_of(gaps_of(rows['soft'], place=0))} at the first validation; of the argmax "
+    text += "of the posterior, less that: "
+    text += ", ".join(f"trained {way} {text_of(gaps_of(own, 'mode'))}" for way, own in rows.items())
+    soft, hard = (gaps[way].get(name, []) for way in WAYS)
+    signs = [difference(soft, [0.0] * len(soft)), difference(soft, hard)]
+    return (None, f"{text}; {ONE_SEED}") if None in signs else (signs == [1, 1], text)
 
 
-def ways_of_schedules(results: Results) -> list[tuple[str, str, list[dict[str, Any]]]]:
-    """Soft or hard, the schedule's name, and the records of all seeds."""
-    return [(way, name, own) for way, hard in WAYS.items() for name, own in by_schedule(results, hard=hard).items()]
-
-
-def relaxation_gaps(rows: list[dict[str, Any]]) -> list[float]:
-    """What hardening the same samples costs at the end of each training."""
+def gaps_of(rows: list[dict[str, Any]], name: str = "hardened", place: int = -1) -> list[float]:
+    """What it costs the decoder of each training, at one validation, to see something else than relaxed samples."""
     valid = [record["result"].get("curves", {}).get("valid", {}) for record in rows]
-    return [own["hardened"][-1] - own["relaxed"][-1] for own in valid if own.get("relaxed")]
+    return [own[name][place] - own["relaxed"][place] for own in valid if own.get("relaxed")]
 
 
 # --- two stages, and use ---------------------------------------------------------------------------------------

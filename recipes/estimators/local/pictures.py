@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from cell_list import NORMALISED
 from drawing import COLOURS, band, panels
 from figures_of_gradients import gaussian, relaxation, samples, schedules, straight, temperatures, textbook
 from judges_of_collapse import by_beta, gaps_by_context, late, used
@@ -89,21 +90,24 @@ def kl(results: Results) -> Figure:
         for number, units in enumerate(plan["units"]):
             rows = records(results, f"context-{kind}-", units=units, remedy=None)
             band(axes, rows, "train", "kl", f"C{number}", f"context {rows[0]['result']['context']}")
-        for remedy, style in zip(plan["remedies"], ("--", ":"), strict=False):
+        for remedy, style in zip([NORMALISED, *plan["remedies"]], ("-.", "--", ":"), strict=False):
             rows = records(results, f"context-{kind}-", units=plan["remedy_units"][-1], remedy=remedy)
             band(axes, rows, "train", "kl", "black", remedy, style=style)
         axes.set(title=f"{kind}: KL, nats per frame", xlabel="step", yscale="symlog")
-    all_axes[-1].legend(fontsize=7)
+    all_axes[0].legend(fontsize=7)
     return figure
 
 
 def collapse(results: Results) -> Figure:
     figure, (axes,) = panels(1, 1, width=6, height=3.2)
-    for kind in results["plan"]["context"]["bottlenecks"]:
-        gaps = gaps_by_context(results, kind)
+    plan = results["plan"]["context"]
+    ways = [(kind, None) for kind in plan["bottlenecks"]] + [(kind, NORMALISED) for kind in plan["normalized"]]
+    for kind, remedy in ways:
+        gaps = gaps_by_context(results, kind, remedy)
         known = [(place, own) for place, own in enumerate(gaps.values()) if own]
         x, values = [place for place, _ in known], [own for _, own in known]
-        axes.plot(x, [np.mean(own) for own in values], color=COLOURS[kind], marker="o", markersize=4, label=kind)
+        label, style = (f"{kind}, {remedy}", "o--") if remedy else (kind, "o-")
+        axes.plot(x, [np.mean(own) for own in values], style, color=COLOURS[kind], markersize=4, label=label)
         axes.fill_between(x, [min(v) for v in values], [max(v) for v in values], color=COLOURS[kind], alpha=0.2, lw=0)
         axes.set(xticks=range(len(gaps)), xticklabels=list(gaps))
     axes.set(xlabel="context (samples)", ylabel="shuffle gap, nats per frame", yscale="symlog")
@@ -113,7 +117,7 @@ def collapse(results: Results) -> Figure:
 
 def codebooks(results: Results) -> Figure:
     plan = results["plan"]["codebooks"]
-    figure, (axes,) = panels(1, 1, width=7, height=3)
+    figure, (axes, course) = panels(1, 2, width=10, height=3)
     ways = [(r, u, i) for r in plan["revival"] for u in plan["updates"] for i in plan["inits"]]
     for y, (revival, update, init) in enumerate(ways):
         values = used(results, revival=revival, update=update, init=init)
@@ -121,6 +125,13 @@ def codebooks(results: Results) -> Figure:
         axes.plot(values, [y] * len(values), "k.", markersize=4)
     names = [f"{u}, {i}, {'revived' if r == 'with' else 'not revived'}" for r, u, i in ways]
     axes.set(yticks=range(len(ways)), yticklabels=names, xlabel="share of the codes that are used", xlim=(0, 1))
+    for number, init in enumerate(plan["inits"]):
+        for revival, style in (("without", "-"), ("with", "--")):
+            rows = records(results, "codebook-", revival=revival, update=plan["updates"][0], init=init)
+            label = f"{init}, {'' if revival == 'with' else 'not '}revived"
+            band(course, rows, "train", "perplexity", f"C{number}", label, style=style)
+    course.set(title=f"perplexity over training ({plan['updates'][0]})", xlabel="step", yscale="log")
+    course.legend(fontsize=7)
     return figure
 
 
@@ -205,7 +216,7 @@ FIGURES: dict[str, Picture] = {
         samples,
     ),
     "textbook": Picture(
-        "z = 2p against z ~ Bernoulli(p), gradient of E[(z - 2)²] with respect to the logit of p: mean of "
+        "z = 2p (first) against z ~ Bernoulli(p), gradient of E[(z - 2)²] with respect to the logit of p: mean of "
         "20,000 estimates, band of one standard deviation.",
         ("score-function",),
         textbook,
@@ -219,13 +230,18 @@ FIGURES: dict[str, Picture] = {
         schedules,
     ),
     "relaxation": Picture(
-        "What hardening the same samples costs a decoder, over training.", ("gumbel-softmax",), relaxation
+        "What codes cost a decoder that could see relaxed samples, over training. Lines: the same samples made hard; "
+        "dashed: the argmax of the posterior.",
+        ("gumbel-softmax",),
+        relaxation,
     ),
     "straight": Picture(
         "Straight-through against the exact gradient of a stochastic VQ.", ("straight-through",), straight
     ),
     "kl": Picture(
-        "KL divergence over training under decoders of growing context; bands over seeds.", ("posterior-collapse",), kl
+        "KL divergence over training under decoders of growing context; bands over seeds. Black: remedies.",
+        ("posterior-collapse",),
+        kl,
     ),
     "collapse": Picture(
         "What latents are worth to a decoder that sees so many samples of the past; bands over seeds.",

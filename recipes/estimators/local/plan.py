@@ -66,6 +66,9 @@ class Context(Schema):
     bottlenecks: dict[str, list[str]]
     remedy_units: list[int]
     remedies: dict[str, list[str]]
+    normalized: list[str]
+    """Bottlenecks that are tried with batch normalisation of the latents, too, which `gumbel` and `reinforce` have
+    built in."""
     free_nats_per_dimension: bool
 
 

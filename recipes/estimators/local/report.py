@@ -54,8 +54,9 @@ ABOUT = {
     ),
     "posterior-collapse": (
         "Gap: what the likelihood of a frame loses in nats when the decoder gets the latents of another stretch of "
-        "speech; below 0.5 they count as ignored. Information: under the aggregate posterior (Hoffman & Johnson, "
-        "2016)."
+        "speech; below 0.5, or a hundredth of what it is without context, they count as ignored. Information: under "
+        "the aggregate posterior (Hoffman & Johnson, 2016). `gumbel` and `reinforce` have batch normalisation "
+        "built in; `gaussian` and `vq` are tried without and with it."
     ),
     "codebook-collapse": (
         "The KL divergence of `vq` to a uniform prior is log K by construction and proves nothing; the gap does."
@@ -134,6 +135,7 @@ def details(results: Results, experiment: str) -> list[Table]:
     others = {
         "gumbel-softmax": tables.schedules,
         "posterior-collapse": tables.contexts,
+        "codebook-collapse": tables.codebooks,
         "two-stages": tables.stages,
         "representations": tables.probes,
     }

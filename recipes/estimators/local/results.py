@@ -82,13 +82,18 @@ def spread(values: Sequence[float]) -> float:
 
 
 def difference(a: Sequence[float], b: Sequence[float]) -> int | None:
-    """Whether the mean of `a` over seeds is above (1) or below (-1) that of `b`, by more than two standard errors; 0 if
-    neither, and None if there is no second seed to tell how much seeds differ."""
+    """Whether the mean of `a` over seeds is above (1) or below (-1) that of `b` by Welch's t-test at 5 %; 0 if neither,
+    and None if there is no second seed to tell how much seeds differ."""
     if min(len(a), len(b)) < 2:
         return None
-    error = math.sqrt(statistics.variance(a) / len(a) + statistics.variance(b) / len(b))
-    gap = statistics.fmean(a) - statistics.fmean(b)
-    return 0 if abs(gap) <= 2 * error else (1 if gap > 0 else -1)
+    squares = [statistics.variance(own) / len(own) for own in (a, b)]
+    gap, error = statistics.fmean(a) - statistics.fmean(b), math.sqrt(sum(squares))
+    if error > 0:
+        from scipy.special import stdtrit
+
+        parts = [square**2 / (len(own) - 1) for square, own in zip(squares, (a, b), strict=True)]
+        error *= float(stdtrit(sum(squares) ** 2 / sum(parts), 0.975))
+    return 0 if abs(gap) <= error else (1 if gap > 0 else -1)
 
 
 def text_of(values: Sequence[float], digits: int = 3) -> str:

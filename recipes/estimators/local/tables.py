@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
-from judges_of_collapse import IGNORED
+from judges_of_collapse import ignoring, used
 from judges_of_trainings import by_schedule, compared, gradient_norms, points_of
 from pictures import FIGURES
 from plan import EXPERIMENTS, KINDS
@@ -180,10 +181,23 @@ def contexts(results: Results) -> Table:
         own = records(results, f"context-{key[0]}-", units=key[1], remedy=key[2])
         parts = (("gap", "true"), ("usage", "kl"), ("usage", "information"), ("gap", "gap"))
         figures = [text_of(found(own, *part)) for part in parts]
-        gaps = found(own, "gap", "gap")
-        ignored = f"{sum(gap < IGNORED for gap in gaps)} of {len(own)}"
-        rows.append([f"`{key[0]}`", str(record["result"]["context"]), key[2] or "-", *figures, ignored])
+        context = record["result"]["context"]
+        ignored = f"{sum(ignoring(results, key[0], key[2])[context])} of {len(own)}"
+        rows.append([f"`{key[0]}`", str(context), key[2] or "-", *figures, ignored])
     return Table(columns, sorted(rows, key=lambda row: (KINDS.index(row[0].strip("`")), row[2], int(row[1]))), words=2)
+
+
+def codebooks(results: Results) -> Table:
+    """What keeps codes in use."""
+    plan, rows = results["plan"]["codebooks"], []
+    for revival, update, init in product(plan["revival"], plan["updates"], plan["inits"]):
+        way = {"revival": revival, "update": update, "init": init}
+        own = records(results, "codebook-", **way)
+        figures = [text_of(used(results, **way)), text_of(found(own, "test", "usage", "perplexity"))]
+        figures += [text_of(found(own, "test", "metrics", "stoi"))]
+        rows.append([init, update, revival, *figures])
+    columns = ["start", "update", "revival", "share of the codes used ↑", "perplexity ↑", "STOI ↑"]
+    return Table(columns, rows, words=2)
 
 
 def schedules(results: Results) -> Table:

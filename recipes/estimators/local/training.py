@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cell_list import Cell
+from cell_list import Cell, has_samples
 from cells import Bench
 from data import read_waves
 from diagnostics import drawn, latent_gap, usage
@@ -284,8 +284,8 @@ def measured(
     if metrics:
         shown = [model.bottleneck(z).latents for z in latents]
         found["metrics"] = scores(model, waves, shown, config.sample_rate)
-        samples = [sample for z in latents if (sample := drawn(model.bottleneck, z)) is not None]
-        if samples:
+        if has_samples(config.bottleneck.type, settings):
+            samples = [drawn(model.bottleneck, z) for z in latents]
             found["sampled"] = scores(model, waves, samples, config.sample_rate)
     return found
 

@@ -52,6 +52,7 @@ context:
   bottlenecks: {gaussian: [bottleneck.kl_weight=1.0], gumbel: [], reinforce: [bottleneck.samples=2], vq: []}
   remedy_units: [1]
   remedies: {free bits: [bottleneck.free_nats=2.0]}
+  normalized: [gaussian, vq]
   free_nats_per_dimension: true
 codebooks: {seconds: 0.2, codebook_size: 16, revival: {without: 0.0}, updates: [ema], inits: [random]}
 commitment: {seconds: 0.2, betas: [0.0, 0.25]}

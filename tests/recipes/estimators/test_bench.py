@@ -150,6 +150,15 @@ def test_compared_rates_come_from_the_own_curve(results):
     assert "bit/s" in gumbel["result"]["out_of_reach"], "its curve has a single point"
 
 
+def test_samples_are_heard_where_quality_is_shown_against_a_rate_by_kl(results):
+    for kind, heard in (("gaussian", True), ("gumbel", True), ("reinforce", True), ("vq", False)):
+        for own in records(results, f"curve-{kind}-"):
+            assert ("sampled" in own["result"]["test"]) == heard
+    test = records(results, "curve-gaussian-")[0]["result"]["test"]
+    assert {*test["sampled"]} == {*test["metrics"]}
+    assert test["sampled"]["mel_distance"] != test["metrics"]["mel_distance"]
+
+
 def without_times(data: Any) -> Any:
     """Results without what depends on how fast they were made."""
     timed = ("made", "seconds", "variance_seconds", "conditions")

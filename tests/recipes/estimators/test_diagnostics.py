@@ -125,12 +125,6 @@ def test_samples_are_those_of_the_posterior(build):
     torch.testing.assert_close(torch.bincount(chosen, minlength=K) / 20000, q, atol=0.02, rtol=0)
 
 
-def test_what_has_no_posterior_has_no_samples(build):
-    z = torch.randn(1, 8, 5)
-    assert drawn(build(NoBottleneckConfig()), z) is None
-    assert drawn(build(VQConfig(codebook_size=K)), z) is None
-
-
 # --- gap -----------------------------------------------------------------------------------------------------
 
 

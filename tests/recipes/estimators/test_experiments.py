@@ -10,6 +10,7 @@ import pytest
 import torch
 from cells import Bench
 from codebooks import lloyd, step_difference
+from collapse import ContextModel, context_config, context_samples
 from probes import WORDS, Item, logistic_regression, mean_of, probe, unigram_rate
 from stages import JointTask, build_prior, rate
 from training import BenchTask, experiment, make_task, relaxation
@@ -110,6 +111,51 @@ def test_switching_compares_codes_before_and_after_the_step_itself(bench, tmp_pa
     assert (found[0.0]["switched"], found[0.0]["drift"]) == (0, 0)
     assert found[0.3]["switched"] > 0
     assert found[0.3]["drift"] > 0
+
+
+# --- decoders that see the past --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("units", [0, 2, 4])
+def test_a_decoder_sees_its_context_and_no_more(bench, units):
+    settings = settings_of(bench, "context-gaussian-0-0")
+    torch.manual_seed(0)
+    model = ContextModel(context_config(bench, settings), units, False).double().eval()
+    wave = torch.zeros(1, 1, 960).double()
+    latents = torch.randn(1, model.bottleneck.project_in.in_features, 3).double()
+    place, context = 700, context_samples(units)
+
+    slopes = torch.autograd.functional.jacobian(lambda x: model.distribution(latents, x)[0][0, 0, place], wave)
+    seen = slopes[0, 0].nonzero().flatten().tolist()
+    assert seen == list(range(place - context, place))
+
+
+def test_batch_normalisation_before_the_bottleneck_is_of_the_encoders_output(bench):
+    config = context_config(bench, settings_of(bench, "context-gaussian-0-0"))
+    plain, normal = (ContextModel(config, 0, normalized).train() for normalized in (False, True))
+    normal.load_state_dict(plain.state_dict(), strict=False)
+    wave = 0.1 * torch.randn(2, 1, 3200)
+    z = plain.encode(wave)
+    expected = (z - z.mean((0, 2), keepdim=True)) / (z.var((0, 2), correction=0, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(normal.encode(wave), expected, atol=1e-4, rtol=1e-4)
+
+
+# --- the textbook example --------------------------------------------------------------------------------------
+
+
+def test_score_functions_and_autograd_of_2p_are_right_and_the_others_are_not():
+    from textbook import textbook
+
+    found = textbook()
+    for name, own in found["estimators"].items():
+        true = torch.tensor(own.get("true", found["true"]))
+        error = torch.tensor(own["deviation"]) / found["draws"] ** 0.5 + 1e-6
+        distance = ((torch.tensor(own["mean"]) - true) / error).square().mean().sqrt()
+        right = name.startswith(("score function", "z = 2p"))
+        assert (distance < 2) if right else (distance > 5), name
+    deviations = {name: max(own["deviation"]) for name, own in found["estimators"].items()}
+    assert deviations["z = 2p: autograd"] < 1e-6
+    assert deviations["score function, moving average"] < 0.7 * deviations["score function"]
 
 
 # --- relaxation ------------------------------------------------------------------------------------------------

@@ -1,0 +1,143 @@
+"""Verdicts on trainings: known figures give known verdicts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import judges_of_trainings as trainings
+import pytest
+
+
+def record(name: str, result: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    return {name: {"settings": settings, "result": {"failed": None, **result}}}
+
+
+@pytest.mark.parametrize(
+    ("rates", "stoi", "expected"),
+    [
+        ({"after": [400, 402], "joint": [300, 301]}, {"after": [0.7, 0.71], "joint": [0.7, 0.71]}, False),
+        ({"after": [400, 402], "joint": [300, 301]}, {"after": [0.7, 0.71], "joint": [0.5, 0.51]}, True),
+        ({"after": [400, 402], "joint": [400, 402]}, {"after": [0.7, 0.71], "joint": [0.7, 0.71]}, True),
+        ({"after": [400], "joint": [300]}, {"after": [0.7], "joint": [0.7]}, None),
+    ],
+)
+def test_two_stages_lose_if_one_has_less_rate_for_no_less_quality(rates, stoi, expected):
+    cells: dict[str, Any] = {}
+    for way in rates:
+        for seed, (rate, quality) in enumerate(zip(rates[way], stoi[way], strict=True)):
+            result = {"test": {"metrics": {"stoi": quality}, "usage": {"perplexity": 9.0}}}
+            # Of two priors for the same codes the better counts.
+            result |= {"prior_joint": rate + 50, "prior_after": rate} if way == "joint" else {"prior_after": rate}
+            cells |= record(f"stages-{way}-vq-{seed}", result)
+    results = {"cells": cells, "plan": {"stages": {"bottlenecks": ["vq"]}}}
+    assert trainings.two_stages_lose_nothing(results)[0] is expected
+
+
+@pytest.mark.parametrize(
+    ("gumbel", "expected"), [([0.6, 0.61], True), ([0.9, 0.91], False), ([0.7, 0.72], None), ([], None)]
+)
+def test_vq_keeps_the_most_if_no_other_comes_near_at_any_rate(gumbel, expected):
+    cells: dict[str, Any] = {}
+    target = {"measure": "entropy", "bits": 400}
+    for kind, values in {"vq": [0.7, 0.71], "gumbel": gumbel}.items():
+        for seed, value in enumerate(values):
+            result = {"test": {"metrics": {"stoi": value}}}
+            cells |= record(f"compare-entropy-400-{kind}-{seed}", result, bottleneck=kind, target=target)
+    results = {"cells": cells, "plan": {"compare": {"points": {"entropy": [400]}}}}
+    assert trainings.vq_keeps_the_most(results)[0] is expected
+
+
+@pytest.mark.parametrize(("sampled", "expected"), [([0.6, 0.61], True), ([0.9, 0.91], False)])
+def test_at_a_rate_by_kl_samples_of_the_posterior_are_heard(sampled, expected):
+    cells: dict[str, Any] = {}
+    for seed, value in enumerate(sampled):
+        target = {"measure": "entropy", "bits": 400}
+        known = {"test": {"metrics": {"stoi": 0.7 + seed / 100}}}
+        cells |= record(f"compare-entropy-400-vq-{seed}", known, bottleneck="vq", target=target)
+        target = {"measure": "kl", "bits": 400}
+        heard = {"test": {"metrics": {"stoi": 1.5 - value}, "sampled": {"stoi": value}}}
+        cells |= record(f"compare-kl-400-gaussian-{seed}", heard, bottleneck="gaussian", target=target)
+    results = {"cells": cells, "plan": {"compare": {"points": {"entropy": [400], "kl": [400]}}}}
+    assert trainings.vq_keeps_the_most(results)[0] is expected
+
+
+def curves_results(cells: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    made: dict[str, Any] = {}
+    for name, curve in cells.items():
+        made |= record(name, {"steps": 100, "curves": {"valid": {"step": [20, 40, 60, 80, 100], **curve}}})
+    return {"cells": made}
+
+
+@pytest.mark.parametrize(
+    ("slowest", "expected"), [([9, 5, 4, 3, 2], True), ([9, 8, 7, 5.5, 5], False), ([9, 8, 8, 7, 7], False)]
+)
+def test_the_score_function_is_slow_if_every_gumbel_is_soon_where_its_best_training_ends(slowest, expected):
+    reinforce = {"base-reinforce": {"loss": [9, 9, 8, 7, 6]}, "tune-reinforce-0": {"loss": [9, 9, 9, 9, 9]}}
+    gumbel = {"base-gumbel": {"loss": [5, 4, 3, 2, 1]}, "tune-gumbel-0": {"loss": slowest}}
+    holds, text = trainings.score_function_is_slow(curves_results({**reinforce, **gumbel}))
+    assert holds is expected
+    assert "reinforce 6 to 9 (2 trainings)" in text
+
+
+def schedule_results(**values: Any) -> dict[str, Any]:
+    """Results of three schedules: by schedule and way (soft, hard), a list over seeds of what a training gives."""
+    cells: dict[str, Any] = {}
+    names = {"warm": "constant 1", "falling": "2 to 0.1", "low": "constant 0.1"}
+    for key, results in values.items():
+        name, way = key.split("_")
+        for seed, result in enumerate(results):
+            known = {"schedule": names[name], "hard": way == "hard"}
+            cells |= record(f"schedule-{name}-{way}-{seed}", result, **known)
+    return {"cells": cells, "plan": {"schedules": {"settings": dict.fromkeys(names.values())}}}
+
+
+def norms(*seeds: list[float]) -> list[dict[str, Any]]:
+    return [{"curves": {"train": {"gradient_norm": [0.0] * len(own) + own}}} for own in seeds]
+
+
+CALM, LARGE, JUMPS = ([v, 1.1 * v, 1.2 * v] for v in (1.0, 9.0, 1.0))
+CALMS, LARGES = norms(CALM, [1.1, 1.2, 1.0], [1.0, 1.1, 1.1]), norms(LARGE, [9.0, 10.0, 8.0], [9.5, 10.0, 9.0])
+JUMPING = norms([1.0, 1.0, 9.0], [1.0, 1.1, 9.5], [0.9, 1.0, 9.2])
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "expected"),
+    [(LARGES, JUMPING, True), (LARGES, CALMS, False), (CALMS, CALMS, False), (LARGES[:1], LARGES[:1], None)],
+)
+def test_a_low_temperature_is_unstable_if_gradients_are_larger_or_jump_more_soft_and_hard(soft, hard, expected):
+    results = schedule_results(warm_soft=CALMS, warm_hard=CALMS, low_soft=soft, low_hard=hard)
+    assert trainings.low_temperature_is_unstable(results)[0] is expected
+
+
+@pytest.mark.parametrize(
+    ("low", "expected"), [([0.5, 0.51, 0.49], True), ([0.69, 0.7, 0.71], False), ([0.9, 0.4, 0.6], False)]
+)
+def test_a_schedule_matters_if_chance_does_not_explain_the_range(low, expected):
+    rows = {"warm_hard": [0.7, 0.71, 0.69], "falling_hard": [0.7, 0.69, 0.7], "low_hard": low}
+    results = schedule_results(**{k: [{"test": {"metrics": {"stoi": v}}} for v in own] for k, own in rows.items()})
+    assert trainings.schedule_matters(results)[0] is expected
+
+
+def relaxed(*gaps: float) -> list[dict[str, Any]]:
+    return [
+        {"curves": {"valid": {"relaxed": [2.0, 1.0], "hardened": [2.0, 1.0 + gap], "mode": [2.0, 1.0 + gap / 2]}}}
+        for gap in gaps
+    ]
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "expected"),
+    [
+        ((0.5, 0.6, 0.55), (-0.1, -0.1, -0.12), True),
+        ((0.5, 0.6, 0.55), (0.5, 0.6, 0.5), False),
+        ((-0.1, 0.1, 0.0), (-0.9, -0.8, -0.9), False),
+        ((0.5,), (0.1,), None),
+    ],
+)
+def test_a_relaxation_is_exploited_if_soft_training_alone_makes_hard_samples_cost(soft, hard, expected):
+    # At a low temperature there is nothing to exploit, which is no evidence against it.
+    rows = {"warm_soft": relaxed(*soft), "warm_hard": relaxed(*hard), "low_soft": relaxed(*[0.0] * len(soft))}
+    holds, text = trainings.relaxation_is_exploited(schedule_results(**rows))
+    assert holds is expected
+    assert "constant 1, trained soft, 0 " in text
+    assert "at the first validation" in text
