@@ -150,7 +150,8 @@ class TrainingConfig(Schema):
     results are rounded changes with it."""
     averaging_decay: Probability | None = None
     """Decay of an exponential moving average of the weights, which is then validated and released; codebooks are those
-    of the last step, and batch statistics the average's own. None: off."""
+    of the last step, and batch statistics the average's own. Early in a training, step t, it is t / (t + 20) at most.
+    None: off."""
     seed: int = 0
     """Seed of the initialisation, the crops and all sampling."""
     log_every: PositiveInt = 20

@@ -17,11 +17,17 @@ from audiovq.training.optimization import is_codebook
 SETTLING_BATCHES = 32
 """Training batches from which an average takes its own statistics; of those of the model 0.9^32 = 3 % remain."""
 
+YOUNG = 20
+"""An average of t steps looks back over about t / YOUNG of them at most."""
+
 Network = TypeVar("Network", bound=nn.Module)
 
 
 class Average(Generic[Network]):
     """An exponential moving average of the weights that gradients train; all else is copied.
+
+    The decay after t steps is that of the config or t / (t + YOUNG), the smaller: a decay for a long training would
+    leave the average of a short one far behind.
 
     Copied are buffers, frozen weights and codebooks of every kind. A row of a codebook jumps when its code is revived;
     the average of the places before and after is a place where no latents are, for as many steps as the average looks
@@ -43,7 +49,7 @@ class Average(Generic[Network]):
             mine.copy_(theirs)
         if averaged:
             mine, theirs = map(list, zip(*averaged, strict=True))
-            share = 1 - self.decay if step > 1 else 1.0
+            share = 1 - min(self.decay, step / (step + YOUNG)) if step > 1 else 1.0
             torch._foreach_lerp_(mine, theirs, share)  # pyright: ignore[reportPrivateImportUsage]
 
 

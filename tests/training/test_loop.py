@@ -125,17 +125,29 @@ def test_the_average_is_the_recurrence_it_should_be_and_copies_codebooks_frozen_
     model = Line()
     model.codebook = nn.Parameter(torch.zeros(2, 1))
     model.frozen = nn.Parameter(torch.zeros(2, 1), requires_grad=False)
-    average = Average(model, 0.75)
+    average = Average(model, 0.1)
     expected = 0.0
     for step, weight in enumerate([2.0, 5.0, -1.0], start=1):
         for parameter in model.parameters():
             parameter.data.fill_(weight)
         model.calls += 1
         average.update(model, step)
-        expected = weight if step == 1 else 0.75 * expected + 0.25 * weight
+        decay = min(0.1, step / (step + 20))
+        expected = weight if step == 1 else decay * expected + (1 - decay) * weight
     assert float(average.model.weight) == pytest.approx(expected)
     assert average.model.codebook.tolist() == average.model.frozen.tolist() == [[-1.0], [-1.0]]
     assert int(average.model.calls) == 3
+
+
+@pytest.mark.parametrize(("steps", "behind"), [(400, 20), (4000, 100)])
+def test_the_average_of_a_short_training_is_a_twentieth_of_it_behind_and_of_a_long_one_what_its_decay_says(
+    steps, behind
+):
+    model, average = Line(), Average(Line(), 0.99)
+    for step in range(1, steps + 1):
+        model.weight.data.fill_(step)
+        average.update(model, step)
+    assert steps - float(average.model.weight) == pytest.approx(behind, rel=0.1)
 
 
 def test_the_best_model_is_released_and_the_last_one_kept(tmp_path):
