@@ -75,8 +75,11 @@ def test_settings_are_read_and_the_rest_has_defaults(load):
     assert config.data.train == Path("train.jsonl")
 
 
-def test_a_config_survives_being_written_and_read(load):
-    config = load()
+@pytest.mark.parametrize(
+    "overrides", [[], ["data.train=[a.jsonl, /b/c.jsonl]", "data.shares=[1, 2]", "data.valid=[d]"]]
+)
+def test_a_config_survives_being_written_and_read(load, overrides):
+    config = load(*overrides)
     assert load(data=config.model_dump(mode="json")) == config
 
 

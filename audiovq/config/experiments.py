@@ -73,7 +73,14 @@ def _located(value: Any) -> AnyPath:
 
 Manifest = Annotated[AnyPath, PlainValidator(_located), PlainSerializer(str)]
 """Path or URL of a manifest, or of what else lists utterances: a CutSet of lhotse, tars, a folder of audio."""
-Manifests = Manifest | Annotated[list[Manifest], Field(min_length=1)]
+
+
+def _plain(value: AnyPath | list[AnyPath]) -> str | list[str]:
+    # The serializer of `Manifest` would take a list for one path.
+    return [str(path) for path in value] if isinstance(value, list) else str(value)
+
+
+Manifests = Annotated[Manifest | Annotated[list[Manifest], Field(min_length=1)], PlainSerializer(_plain)]
 """One manifest or several."""
 
 
