@@ -290,7 +290,9 @@ def measured(
     return found
 
 
-def scores(model: Autoencoder, waves: Sequence[Tensor], latents: Sequence[Tensor], rate: int) -> dict[str, float]:
+def scores(
+    model: Autoencoder, waves: Sequence[Tensor], latents: Sequence[Tensor], rate: int
+) -> dict[str, float | None]:
     """Mean of each metric over utterances, decoded from what the decoder sees of each."""
     found = [measure(wave[0], model.decode(shown)[0], rate) for wave, shown in zip(waves, latents, strict=True)]
     return {name: summarize(score[name] for score in found).mean for name in METRICS}
