@@ -5,7 +5,8 @@
 
 A variant's steps follow from what a step of it costs, measured first, for all variants in turn: what else the machine
 does makes steps cost more. The learning rate falls to nothing by the last step. Training goes on where it stopped.
-Releases are at OUTPUT/VARIANT/release, to be heard by ../../benchmark/quality.py; OUTPUT/compare.md has the costs.
+Releases are at OUTPUT/VARIANT/release and, with the weights of the last step in place of their average,
+at OUTPUT/VARIANT-last/release, to be heard by ../../benchmark/quality.py; OUTPUT/compare.md has the costs.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ VARIANTS: dict[str, list[str]] = {
     "teacher": ["loss.distill=10"],
     "small": ["decoder.dim=320", "decoder.layers=6", "decoder.look_ahead=2"],
 }
-"""Changes to the config with `BASE`. `raw` is `base` without the averaging of weights, and is not trained again."""
+"""Changes to the config with `BASE`."""
 SHORT, LONG = 10, 40
 """Steps of the two runs whose difference says what a step costs."""
 COST_ROUNDS = 3
@@ -195,8 +196,7 @@ def main(
     costs = measure_costs({name: [*little, *changes[name]] for name in names}, config, output)
     for name in names:
         train_variant(name, config, output, [*speech, *changes[name]], costs[name], minutes)
-        if name == "base":
-            without_averaging(output / name, output / "raw")
+        without_averaging(output / name, output / f"{name}-last")
     text = costs_table(output, names)
     typer.echo(text)
     write_text(output / "compare.md", text + "\n")
