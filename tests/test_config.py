@@ -91,6 +91,12 @@ def test_the_model_part_is_all_that_a_release_needs(load):
     assert {name: getattr(config, name) for name in AutoencoderConfig.model_fields} == dict(part)
 
 
+@pytest.mark.parametrize("name", ["train", "valid"])
+def test_a_manifest_is_named_once(load, name):
+    message = message_of(load, f"data.{name}=[a.jsonl, b.jsonl, a.jsonl]")
+    assert f"data: {name}: a.jsonl occurs twice; name it once" in message
+
+
 def test_a_config_cannot_be_changed_by_accident(load):
     with pytest.raises(ValueError, match="frozen"):
         load().training.steps = 3

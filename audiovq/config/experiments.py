@@ -124,6 +124,14 @@ class DataConfig(Schema):
     workers: PositiveInt = 2
     """Threads that read audio ahead of the training loop."""
 
+    @model_validator(mode="after")
+    def _each_manifest_once(self) -> DataConfig:
+        for name, paths in (("train", self.train_manifests), ("valid", self.valid_manifests)):
+            for path in paths:
+                if paths.count(path) > 1:
+                    raise ValueError(f"{name}: {path} occurs twice; name it once")
+        return self
+
     @property
     def train_manifests(self) -> list[AnyPath]:
         """The manifests of `train`."""

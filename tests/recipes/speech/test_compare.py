@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import compare
 import pytest
@@ -89,3 +90,21 @@ def test_steps_follow_from_the_cost_and_a_finished_variant_is_not_trained_again(
     table = compare.costs_table(tmp_path, ["base"])
     assert json.loads((tmp_path / "base.json").read_text())["done"]
     assert table.splitlines()[2].startswith("| base | - | 0.25 | 8 | ")
+
+
+def test_a_comparison_leaves_a_model_of_averaged_and_one_of_last_weights_for_each_variant(trained, manifest, tmp_path):
+    other = manifest.with_name("other.jsonl")
+    shutil.copy(manifest, other)
+    compare.main(
+        train=f"{manifest} {other}", valid=str(manifest), output=tmp_path, shares="1 2", minutes=4 * STEP / 60,
+        only="base small", config=CONFIG, overrides=" ".join(TINY),
+    )  # fmt: skip
+    assert [name for name, _ in trained if not name.endswith("-cost")] == ["base", "small"]
+    for name in ("base", "small"):
+        averaged, last = (load_file(tmp_path / f / "release/model.safetensors") for f in (name, f"{name}-last"))
+        state = load_file(tmp_path / name / "state.safetensors")
+        assert all(torch.equal(weight, state[f"model/{key}"]) for key, weight in last.items())
+        assert any(not torch.equal(weight, averaged[key]) for key, weight in last.items())
+        assert load_config(tmp_path / name / "config.yaml").data.train == [manifest, other]
+    rows = (tmp_path / "compare.md").read_text(encoding="utf-8").splitlines()
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| base", "| small"]
