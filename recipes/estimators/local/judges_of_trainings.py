@@ -105,9 +105,9 @@ def gradient_norms(rows: list[dict[str, Any]]) -> list[float]:
     return [statistics.median(norms[len(norms) // 2 :]) for norms in halves if norms]
 
 
-def warm(results: Results) -> str | None:
-    """The schedule of a high temperature: the first that is not the low one."""
-    return next((name for name in by_schedule(results) if name != LOW), None)
+def warm(results: Results) -> str:
+    """The schedule of a high temperature: the first that is not the low one; an empty name if there is none."""
+    return next((name for name in by_schedule(results) if name != LOW), "")
 
 
 def low_temperature_is_unstable(results: Results) -> Finding:
@@ -116,7 +116,7 @@ def low_temperature_is_unstable(results: Results) -> Finding:
     first, parts, unstable = warm(results), [], []
     for way, hard in WAYS.items():
         rows = by_schedule(results, hard=hard)
-        low, other = rows.get(LOW, []), rows.get(first or "", [])
+        low, other = rows.get(LOW, []), rows.get(first, [])
         if not low or not other:
             return None, "the plan has no low temperature to compare"
         jumps = [[value for r in own if (value := roughness(r)) is not None] for own in (low, other)]
@@ -153,7 +153,7 @@ def relaxation_is_exploited(results: Results) -> Finding:
     gaps = {way: {n: gaps_of(own) for n, own in by_schedule(results, hard=h).items()} for way, h in WAYS.items()}
     text = "loss of the same samples made hard, less that of the relaxed ones, at the end: "
     text += ", ".join(f"{n} trained {way} {text_of(gap)}" for way, own in gaps.items() for n, gap in own.items() if gap)
-    name = warm(results) or ""
+    name = warm(results)
     rows = {way: by_schedule(results, hard=hard).get(name, []) for way, hard in WAYS.items()}
     text += f"; {name}, trained soft, {text_of(gaps_of(rows['soft'], place=0))} at the first validation; of the argmax "
     text += "of the posterior, less that: "
