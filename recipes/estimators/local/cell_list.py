@@ -54,7 +54,8 @@ class Cells:
         for cell in cells:
             self.cells[cell.name] = cell
             for name in [experiments] if isinstance(experiments, str) else experiments:
-                self.experiments.setdefault(name, []).append(cell.name)
+                known = self.experiments.setdefault(name, [])
+                known += [cell.name] if cell.name not in known else []
 
     def wanted(self, experiments: Iterable[str]) -> list[Cell]:
         """The cells of some experiments and all that these need, each behind what it needs."""
@@ -142,27 +143,23 @@ def _rates(made: Cells, plan: Plan, train: Any) -> None:
         experiments = ["rate-quality", *(["score-function"] if kind in ("gumbel", "reinforce") else [])]
         for name, overrides in zip(tuned[kind], trials, strict=True):
             made.add(experiments, train(name, kind, plan.tuning.seconds, plan.seeds[0], overrides))
-    curves: dict[str, list[str]] = {}
-    for kind, grid in plan.curves.values.items():
-        ((setting, values),) = grid.items()
-        for value in values:
-            name = f"curve-{kind}-{value:g}"
-            curves.setdefault(kind, []).append(name)
-            more = {"tuned": tuned[kind], "needs": tuned[kind], "moved": [setting, value]}
-            made.add("rate-quality", train(name, kind, plan.curves.seconds, plan.seeds[0], **more))
+    curves: dict[tuple[str, str], list[str]] = {}
+    for measure, grids in plan.curves.values.items():
+        for kind, grid in grids.items():
+            ((setting, values),) = grid.items()
+            curves[measure, kind] = [f"curve-{kind}-{value:g}" for value in values]
+            for name, value in zip(curves[measure, kind], values, strict=True):
+                more = {"tuned": tuned[kind], "needs": tuned[kind], "moved": [setting, value]}
+                made.add("rate-quality", train(name, kind, plan.curves.seconds, plan.seeds[0], **more))
     for seed in plan.seeds:
         made.add("rate-quality", train(f"compare-none-{seed}", "none", plan.compare.seconds, seed))
     for (measure, points), seed in product(plan.compare.points.items(), plan.seeds):
-        for bits, kind in product(points, measured_by(measure)):
-            target = {"measure": measure, "bits": bits, "curve": curves[kind]}
-            more = {"tuned": tuned[kind], "needs": [*tuned[kind], *curves[kind]], "target": target}
+        for bits, kind in product(points, plan.curves.values[measure]):
+            curve = curves[measure, kind]
+            target = {"measure": measure, "bits": bits, "curve": curve}
+            more = {"tuned": tuned[kind], "needs": [*tuned[kind], *curve], "target": target}
             name = f"compare-{measure}-{bits:g}-{kind}-{seed}"
             made.add("rate-quality", train(name, kind, plan.compare.seconds, seed, **more))
-
-
-def measured_by(measure: str) -> list[str]:
-    """Bottlenecks whose rate can be measured so."""
-    return ["gumbel", "reinforce", "vq"] if measure == "entropy" else ["gaussian", "gumbel", "reinforce"]
 
 
 def _schedules(made: Cells, plan: Plan, train: Any) -> None:
@@ -232,7 +229,7 @@ def _stages(made: Cells, plan: Plan, shown: Mapping[str, Any]) -> None:
 
 def _probes(made: Cells, plan: Plan) -> None:
     probes, seeds = plan.probes, plan.seeds
-    named = [(kind, "entropy") for kind in measured_by("entropy")] + [("gaussian", "kl"), ("none", None)]
+    named = [(kind, "entropy") for kind in plan.curves.values["entropy"]] + [("gaussian", "kl"), ("none", None)]
     for (kind, measure), seed in product(named, seeds):
         point = f"-{measure}-{probes.bits:g}" if measure else ""
         settings = probes.model_dump() | {"bottleneck": kind, "seed": seed, "prior": plan.stages.prior}

@@ -39,15 +39,12 @@ def compared(results: Results, measure: str, bits: float) -> dict[str, list[dict
 
 
 def vq_keeps_the_most(results: Results) -> Finding:
-    points = results["plan"]["compare"]["points"]
     signs: list[int | None] = []
     parts = []
-    for bits in points["entropy"]:
-        values = {kind: quality(own, "entropy", "stoi") for kind, own in compared(results, "entropy", bits).items()}
-        if bits in points.get("kl", []):  # Without codes; a quantizer's own KL is log K whatever it does.
-            values["gaussian"] = quality(compared(results, "kl", bits)["gaussian"], "kl", "stoi")
+    for measure, bits in points_of(results):
+        values = {kind: quality(own, measure, "stoi") for kind, own in compared(results, measure, bits).items()}
         parts.append(
-            f"STOI at {bits:g} bit/s: "
+            f"STOI at {bits:g} bit/s ({measure}): "
             + ", ".join(f"{k} {text_of(v) if v else 'out of reach'}" for k, v in values.items())
         )
         others = [own for kind, own in values.items() if kind != "vq" and own]

@@ -27,8 +27,9 @@ class Curves(Schema):
     """Points of the rate-quality curves."""
 
     seconds: float
-    values: dict[str, dict[str, list[float]]]
-    """The setting that moves the rate, and its values, by bottleneck."""
+    values: dict[str, dict[str, dict[str, list[float]]]]
+    """The setting that moves the rate and its values, by how the rate is measured (`entropy` of the codes, `kl`) and
+    by bottleneck."""
 
 
 class Compare(Schema):
@@ -36,7 +37,7 @@ class Compare(Schema):
 
     seconds: float
     points: dict[str, list[float]]
-    """Bits a second by `entropy` of the codes and by `kl`."""
+    """Bits a second, by how the rate is measured."""
 
 
 class Gradients(Schema):

@@ -35,10 +35,11 @@ tuning: {seconds: 0.2, trials: {gaussian: [[]], gumbel: [[]], reinforce: [[]], v
 curves:
   seconds: 0.2
   values:
-    gaussian: {bottleneck.kl_weight: [0.001, 1.0]}
-    gumbel: {bottleneck.kl_weight: [0.001]}
-    reinforce: {bottleneck.kl_weight: [0.001]}
-    vq: {bottleneck.codebook_size: [2, 16]}
+    entropy: {gumbel: {bottleneck.codebook_size: [16]}, vq: {bottleneck.codebook_size: [2, 16]}}
+    kl:
+      gaussian: {bottleneck.kl_weight: [0.001, 1.0]}
+      gumbel: {bottleneck.kl_weight: [0.001]}
+      reinforce: {bottleneck.kl_weight: [0.001]}
 compare: {seconds: 0.2, points: {entropy: [75], kl: [75]}}
 gradients: {draws: 2, one_latent_draws: 3, temperatures: [1.0, 0.5], samples: [2, 3], vq_temperatures: [1.0, 0.25]}
 schedules:
