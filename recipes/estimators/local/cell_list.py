@@ -17,9 +17,9 @@ from plan import KINDS, Plan
 
 STARTING = 3.0
 """CPU seconds that a training takes besides its steps, for the plan's sum."""
-MEASURING = 0.15
+MEASURING = 0.05
 """CPU seconds that a second of speech takes when a trained model is measured."""
-DRAWING = 0.022
+DRAWING = 0.018
 """CPU seconds of a draw of a gradient with one sample; with S samples (1 + S) / 2 times as much."""
 PRIOR_STEP = 0.04
 """CPU seconds of a step of a prior."""

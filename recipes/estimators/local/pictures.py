@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from cell_list import NORMALISED
 from drawing import COLOURS, band, panels
 from figures_of_gradients import gaussian, relaxation, samples, schedules, straight, temperatures, textbook
 from judges_of_collapse import by_beta, gaps_by_context, late, used
-from judges_of_trainings import prior_rates, probed
+from judges_of_trainings import compared, prior_rates, probed
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -41,32 +42,31 @@ def figures(results: Results) -> dict[str, str]:
 
 
 def rates(results: Results) -> Figure:
-    figure, all_axes = panels(1, 3, width=10, height=3.2)
-    curves, points = records(results, "curve-"), records(results, "compare-")
-    for axes, name, title in zip(
-        all_axes, ("stoi", "pesq_wb", "mel_distance"), ("STOI", "PESQ-WB", "mel distance"), strict=True
-    ):
-        for kind, colour in COLOURS.items():
-            measure = "kl" if kind == "gaussian" else "entropy"
-            own = [r for r in curves if r["settings"]["bottleneck"] == kind and not r["result"]["failed"]]
-            place = sorted((_rate(r, measure), *quality([r], measure, name)) for r in own)
-            axes.plot(*zip(*place, strict=True), color=colour, marker="o", markersize=3, label=kind) if place else None
-            targets = dict.fromkeys(r["settings"]["target"]["bits"] for r in points if "target" in r["settings"])
-            for bits in targets:
-                at = [r for r in points if r["settings"].get("target", {}).get("bits") == bits]
-                at = [
-                    r
-                    for r in at
-                    if (r["settings"]["bottleneck"], r["settings"]["target"]["measure"]) == (kind, measure)
-                ]
-                values = quality(at, measure, name)
-                _bar(axes, [_rate(r, measure) for r in at if "test" in r["result"]], values, colour)
+    values = results["plan"]["curves"]["values"]
+    labels = {"entropy": "bit/s by entropy of codes", "kl": "bit/s by KL, of samples"}
+    titles = {"stoi": "STOI", "pesq_wb": "PESQ-WB", "mel_distance": "mel distance"}
+    figure, all_axes = panels(len(values), len(titles), width=10, height=3.1 * len(values))
+    for axes, ((measure, grids), (name, title)) in zip(all_axes, product(values.items(), titles.items()), strict=True):
+        for kind, grid in grids.items():
+            _curve(axes, results, measure, kind, name, *grid)
         plain = found(records(results, "compare-none"), "test", "metrics", name)
         if plain:
             axes.axhspan(min(plain), max(plain), color=COLOURS["none"], alpha=0.4, label="none")
-        axes.set(title=title, xlabel="bit/s (entropy of codes; gaussian: KL, samples)")
-    all_axes[0].legend()
+        axes.set(title=title, xlabel=labels[measure])
+    for axes in all_axes[:: len(titles)]:
+        axes.legend()
     return figure
+
+
+def _curve(axes: Axes, results: Results, measure: str, kind: str, name: str, moved: str) -> None:
+    """A metric against the rate as one setting moves it, and at each of the compared rates that is in reach."""
+    rows = records(results, f"curve-{kind}-")
+    rows = [r for r in rows if r["settings"]["moved"][0] == moved and not r["result"]["failed"]]
+    line = sorted((_rate(r, measure), *quality([r], measure, name)) for r in rows)
+    axes.plot(*zip(*line, strict=True), color=COLOURS[kind], marker="o", markersize=3, label=kind) if line else None
+    for bits in results["plan"]["compare"]["points"][measure]:
+        at = [r for r in compared(results, measure, bits).get(kind, []) if "test" in r["result"]]
+        _bar(axes, [_rate(r, measure) for r in at], quality(at, measure, name), COLOURS[kind])
 
 
 def _rate(record: dict[str, Any], measure: str) -> float:
@@ -204,8 +204,9 @@ class Picture(NamedTuple):
 
 FIGURES: dict[str, Picture] = {
     "rates": Picture(
-        "Quality against rate on an unseen voice. Lines: one seed over the grid. Squares: means of all seeds "
-        "at the compared rates, bars from the worst to the best seed.",
+        "Quality against rate on an unseen voice. Above: the rate is moved by the number of codes. Below: by the KL "
+        "weight, and by the number of codes of vq. Lines: one seed over the grid. Squares: means of all seeds at the "
+        "compared rates, bars from the worst to the best seed.",
         ("rate-quality",),
         rates,
     ),

@@ -78,10 +78,10 @@ ABOUT = {
         "speech of the prior."
     ),
     "rate-quality": (
-        "Settings are those of the best trial on dev. The setting that moves the rate is interpolated on each "
-        "bottleneck's own curve, by its rate on dev. Out of reach: the curve does not come to that rate. At a rate by "
-        "entropy, speech is decoded from the most likely codes; at one by KL divergence from samples of the posterior, "
-        "which is what that many bits can tell: a mean takes more."
+        "Settings are those of the best trial on dev. What moves the rate, number of codes or KL weight, is "
+        "interpolated on each bottleneck's own curve, by its rate on dev. Out of reach: the curve does not come to "
+        "that rate. At a rate by entropy, speech is decoded from the most likely codes; at one by KL divergence from "
+        "samples of the posterior, which is what that many bits can tell: a mean takes more."
     ),
 }
 
