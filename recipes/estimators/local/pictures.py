@@ -46,13 +46,13 @@ def rates(results: Results) -> Figure:
     labels = {"entropy": "bit/s by entropy of codes", "kl": "bit/s by KL, of samples"}
     titles = {"stoi": "STOI", "pesq_wb": "PESQ-WB", "mel_distance": "mel distance"}
     figure, all_axes = panels(len(values), len(titles), width=10, height=3.1 * len(values))
-    for axes, ((measure, grids), (name, title)) in zip(all_axes, product(values.items(), titles.items()), strict=True):
-        for kind, grid in grids.items():
+    for axes, (measure, name) in zip(all_axes, product(values, titles), strict=True):
+        for kind, grid in values[measure].items():
             _curve(axes, results, measure, kind, name, *grid)
         plain = found(records(results, "compare-none"), "test", "metrics", name)
         if plain:
             axes.axhspan(min(plain), max(plain), color=COLOURS["none"], alpha=0.4, label="none")
-        axes.set(title=title, xlabel=labels[measure])
+        axes.set(title=titles[name], xlabel=labels[measure])
     for axes in all_axes[:: len(titles)]:
         axes.legend()
     return figure
