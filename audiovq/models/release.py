@@ -318,7 +318,7 @@ tags: [{tags}]
 
 # {title}
 
-Trained with [audiovq](https://pypi.org/project/audiovq/) {audiovq.__version__}.
+Trained with audiovq {audiovq.__version__}.
 
 | | |
 |---|---|

@@ -64,7 +64,7 @@ exp=$(cd "$exp" && pwd)
 # Another model may have come under the same name.
 folder=$model
 [[ -f $folder/config.json ]] || folder=$(python -c "import audiovq; print(*audiovq.__path__)")/pretrained/$model
-weights=$(cat "$folder/model.safetensors" 2>/dev/null | cksum)
+weights=$(cksum 2>/dev/null <"$folder/model.safetensors" || true) # What is no model is named by the first stage.
 settings="data $data model $model weights $weights codebooks $codebooks limit $limit"
 run_stages 1 prepare tokenize decode compare
 

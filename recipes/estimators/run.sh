@@ -10,7 +10,7 @@
 #   --exp DIR          folder for everything that is made        (default: exp/full, beside this script)
 #   --config FILE      configuration of all models               (default: conf/bench.yaml, beside this script)
 #   --plan FILE        what to train and to measure              (default: conf/plan/full.yaml, beside this script)
-#   --hours N          no cell of the bench begins later         (default: 4)
+#   --hours N          no cell begins later; a new call goes on  (default: 4)
 #   --workers N        cells at a time, a core each              (default: as many as there are cores)
 #   --stage N          start at stage N: 2 reports what is done  (default: 1)
 #   --stop-stage N     stop after stage N: 1 leaves the report   (default: 2)
@@ -33,15 +33,19 @@ config=$recipe/conf/bench.yaml
 plan=$recipe/conf/plan/full.yaml
 only=
 hours=4
-workers=$(nproc)
+workers=
 stage=
 stop_stage=
-if [[ ${1:-} == --quick ]]; then
-  shift
-  exp=$recipe/exp/quick
-  plan=$recipe/conf/plan/quick.yaml
-fi
-parse_options only data exp config plan hours workers stage stop_stage -- "$@"
+options=()
+for option in "$@"; do
+  if [[ $option == --quick ]]; then
+    exp=$recipe/exp/quick
+    plan=$recipe/conf/plan/quick.yaml
+  else
+    options+=("$option")
+  fi
+done
+parse_options only data exp config plan hours workers stage stop_stage -- ${options[@]+"${options[@]}"}
 [[ -f $config ]] || fail "--config $config: no such file"
 [[ -f $plan ]] || fail "--plan $plan: no such file"
 check_stage --stage "$stage" 1 2
@@ -51,7 +55,7 @@ stages=()
 [[ ${stage:-1} == 1 ]] || stages+=(--no-cells)
 [[ ${stop_stage:-2} == 2 ]] || stages+=(--no-report)
 python "$recipe/local/bench.py" --data "$data" --exp "$exp" --config "$config" --plan "$plan" --hours "$hours" \
-  --workers "$workers" ${only:+--only "$only"} "${stages[@]}"
+  ${workers:+--workers "$workers"} ${only:+--only "$only"} ${stages[@]+"${stages[@]}"}
 
 cat <<END
 

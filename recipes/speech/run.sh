@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train a tokenizer on the speech of several corpora, on a CPU or a GPU, then its decoder against discriminators, and
-# measure both on speakers that they never heard; then a prior over the codes. The model that comes with audiovq is made
-# by this recipe.
+# measure both on speakers that they never heard; then a prior over the codes. The last trainings of the model that comes
+# with audiovq are runs of this recipe.
 #
 # usage: run.sh --train "MANIFEST ..." --valid "MANIFEST ..." --test "MANIFEST ..." [--option value ...]
 #
@@ -13,7 +13,8 @@
 #   --exp DIR          folder for everything that is made        (default: exp, beside this script)
 #   --config FILE      configuration of model and training       (default: conf/speech.yaml, beside this script)
 #   --overrides "..."  changes to it, as in "training.steps=20000 data.batch_size=32"
-#   --finetune-overrides "..."  changes to it when the decoder is trained against discriminators
+#   --finetune-overrides "..."  further ones when the decoder is trained against discriminators, for 1500 steps, at a
+#                      learning rate of 2e-4, on crops of 1 s
 #   --prior-config FILE      configuration of the prior          (default: conf/prior.yaml, beside this script)
 #   --prior-overrides "..."  changes to it
 #   --prior-codebooks N      how many codebooks it models, the first ones (default: 2)
@@ -39,8 +40,7 @@ teacher=
 exp=$recipe/exp
 config=$recipe/conf/speech.yaml
 overrides=
-finetune_overrides="training.steps=1500 training.learning_rate=2e-4 training.warmup_steps=50 training.valid_every=300 \
-training.averaging_decay=0.99 data.crop_seconds=1.0"
+finetune_overrides=
 prior_config=$recipe/conf/prior.yaml
 prior_overrides=
 prior_codebooks=2
@@ -98,8 +98,10 @@ evaluate() {
 
 finetune() {
   # shellcheck disable=SC2086 # One word an override.
-  launch "$exp/finetuned" adversarial={} training.init_from="$exp/release" \
-    "training.freeze=[encoder, bottleneck]" data.teacher=null loss.distill=0 $finetune_overrides
+  launch "$exp/finetuned" adversarial={} data.teacher=null loss.distill=0 data.crop_seconds=1.0 \
+    training.init_from="$exp/release" "training.init_parts=[encoder, bottleneck, decoder]" \
+    "training.freeze=[encoder, bottleneck]" training.steps=1500 training.learning_rate=2e-4 training.warmup_steps=50 \
+    training.valid_every=300 $finetune_overrides
 }
 
 evaluate_finetuned() {
