@@ -99,6 +99,10 @@ class Bottleneck(nn.Module):
     def settle(self, z: Float[Tensor, "batch dim frames"]) -> None:
         """Take codes that are means of latents from these latents. Statistics of training stay as they are."""
 
+    def hold_statistics(self) -> None:
+        """Go on in training as a frozen part: nothing in it changes, but the decoder sees what training shows it."""
+        self.eval()
+
     def set_step(self, step: int) -> None:
         """Tell the training step, for schedules; called before each step's forward pass."""
 

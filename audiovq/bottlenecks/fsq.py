@@ -70,7 +70,7 @@ class FiniteScalarQuantizer(Quantizer):
         u = self.batch_norm(self.project_in(z.mT).mT)
         numbers = self._numbers(u.detach())
         codes, bounded = self._codes(numbers), u.tanh()
-        if self.training:
+        if self.batch_norm.training:
             update_usage(self.usage, codes)
         latents = bounded + (self._values(numbers) - bounded).detach()
         seen = seen_codebooks(len(z), self.num_codebooks, self.dropout if self.training else 0.0, z.device)
@@ -81,6 +81,10 @@ class FiniteScalarQuantizer(Quantizer):
         if self.num_codebooks > 1:
             output.first = self._project_out(latents[:, : len(self.levels)])
         return output
+
+    def hold_statistics(self) -> None:
+        self.eval()
+        self.training = True  # For quantizer dropout; usage is counted as batch statistics are.
 
     def choose(
         self, z: Float[Tensor, "batch dim frames"], scale: Float[Tensor, "batch frames"] | None = None

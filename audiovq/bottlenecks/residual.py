@@ -50,6 +50,10 @@ class ResidualStack(Bottleneck):
             metrics[f"left_{number}"] = energy(residual) / energy(z).clamp(min=torch.finfo(z.dtype).tiny)
         return BottleneckOutput(latents, torch.cat(codes, 1), loss, metrics, first=heard[0])
 
+    def hold_statistics(self) -> None:
+        self.eval()
+        self.training = True  # For quantizer dropout. All statistics are the levels' own.
+
     def settle(self, z: Float[Tensor, "batch dim frames"]) -> None:
         residual = z
         for number in range(self.num_codebooks):

@@ -157,6 +157,8 @@ class AutoencoderTask(Task[Autoencoder]):
         self.networks["model"].train()
         for part in self.frozen:
             part.eval()  # Its statistics stay as they are, too.
+        if "bottleneck" in self.config.training.freeze:
+            self.model.bottleneck.hold_statistics()
         self.model.bottleneck.set_step(step)
         told = dict(zip(self.inputs, batch, strict=True))
         features = told.pop("teacher", None)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from audiovq.bottlenecks import fsq, residual
 from audiovq.config import parse_config
 from audiovq.errors import CheckpointError, ConfigError
 from audiovq.models.tokenizer import AudioTokenizer
@@ -43,6 +44,27 @@ def test_frozen_parts_keep_every_bit_and_the_others_learn(experiment, tmp_path, 
     first, second = (AudioTokenizer.from_pretrained(tmp_path / name / "release", "cpu") for name in ("first", "second"))
     assert (second.codes_sha256 == first.codes_sha256) == (frozen == ["encoder", "bottleneck"])
     assert second.weights_sha256 != first.weights_sha256
+
+
+@pytest.mark.parametrize("name", ["residual", "fsq", "fsq-residual"])
+def test_behind_a_frozen_bottleneck_the_decoder_still_learns_to_do_with_fewer_codebooks(
+    experiment, tmp_path, monkeypatch, name
+):
+    shown = []
+
+    def seen(*args):
+        shown.append(residual_seen(*args))
+        return shown[-1]
+
+    residual_seen = residual.seen_codebooks
+    for module in (residual, fsq):
+        monkeypatch.setattr(module, "seen_codebooks", seen)
+    bottleneck = BOTTLENECKS[name] | {"dropout": 1.0}
+    options = {"steps": 4, "valid_every": 4, "freeze": ["encoder", "bottleneck"]}
+    train_autoencoder(experiment(bottleneck=bottleneck, training=options), tmp_path / "run", "cpu")
+    trained = torch.cat([books for books in shown if len(books) > 1 and books.shape[1] > 1])
+    assert trained[:, 0].all()
+    assert 0 < trained[:, -1].float().mean() < 1
 
 
 def test_a_run_starts_with_the_release_s_weights(experiment, start, tmp_path):
