@@ -1,14 +1,14 @@
 """Pack a trained model as it comes with audiovq: half precision on disk, the card that the target folder has, and what
 `recipes/benchmark/quality.py` measured of the packed model.
 
-usage: pack.py RELEASE OUTPUT            a tokenizer, or a prior, alone
-       pack.py --quality JSON OUTPUT     the quality of the model in OUTPUT, measured under the folder's name
+usage: pack.py RELEASE OUTPUT                  a tokenizer, or a prior, alone
+       pack.py --quality JSON OUTPUT [README]  the quality of the model in OUTPUT, measured under the folder's name, in its
+                                               card and, beside codecs, in a table of README
 """
 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -52,14 +52,39 @@ def quality(measured: dict[str, Any], output: Path) -> None:
         figures = [f"{value:.3g}" for value in rate["metrics"].values()]
         lines.append(f"| {rate['codebooks']} | {rate['bitrate'] / 1000:g} | " + " | ".join(figures) + " |")
     table = "\n".join([*lines, "", *(f"- {line}" for line in measured["conditions"])])
-    marked = re.sub(
-        r"(<!-- quality -->\n).*(?=<!-- end of quality -->)", lambda m: m[1] + table + "\n", card, flags=re.S
-    )
-    write_text(output / CARD, marked)
+    write_text(output / CARD, marked(card, "<!-- quality -->", "<!-- end of quality -->", f"{table}\n"))
+
+
+def overview(measured: dict[str, Any], name: str) -> str:
+    """A table of a model at each of its bitrates beside codecs, as the README shows it."""
+    rows = [row for row in measured["systems"] if row["family"] in ("original", name, "Codec 2", "Opus")]
+    lines = ["| | kbit/s | PESQ-WB ↑ | STOI ↑ | ESTOI ↑ | WER % ↓ | speaker ↑ | MOS ↑ |", "|---|" + 7 * "---:|"]
+    for row in rows:
+        title = row["system"]
+        if row["family"] == name:
+            books = row["system"].removeprefix(f"{name}, ").partition(" ")[0]
+            title = f"**`{name}`**, {books} codebook{'s' * (books != '1')}"
+        means = [f"{row['metrics'][metric]['mean']:.{0 if metric == 'wer' else 2}f}" for metric in NAMES]
+        lines.append(f"| {title} | {row['kbps']:.3g} | {' | '.join(means)} |")
+    return "\n".join(lines)
+
+
+def marked(text: str, begin: str, end: str, inner: str) -> str:
+    """A text with other lines between two marks."""
+    before, found, rest = text.partition(f"{begin}\n")
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise SystemExit(f"pack.py: expected the marks {begin} and {end}")
+    return before + found + inner + closed + after
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "--quality":
-        quality(json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")), Path(sys.argv[3]))
+        measured, output = json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")), Path(sys.argv[3])
+        quality(measured, output)
+        for page in map(Path, sys.argv[4:]):
+            table = f"\n{overview(measured, output.name)}\n\n"
+            text = page.read_text(encoding="utf-8")
+            write_text(page, marked(text, "<!-- quality: begin -->", "<!-- quality: end -->", table))
     else:
         pack(sys.argv[1], Path(sys.argv[2]))

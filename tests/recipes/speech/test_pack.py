@@ -57,3 +57,25 @@ def test_the_card_and_the_list_of_models_have_what_was_measured(packed):
     assert f"| codebooks | kbit/s | PESQ-WB |\n|---:|---:|---:|\n| 1 | {low} | 1.25 |\n| 3 | {high} | 1.61 |\n" in card
     assert "- two clips\n" in card
     assert json.loads((packed / QUALITY).read_text())["conditions"] == ["by hand", "two clips"]
+
+
+def test_a_page_shows_the_model_beside_codecs_between_its_marks():
+    def row(family: str, system: str, kbps: float, mean: float):
+        return {
+            "family": family,
+            "system": system,
+            "kbps": kbps,
+            "metrics": {name: {"mean": mean} for name in pack.NAMES},
+        }
+
+    rows = [row("tiny", "tiny, 1 of 2 codebooks", 0.5, 1.234), row("tiny", "tiny, 2 of 2 codebooks", 1.0, 2.0)]
+    rows += [row("Opus", "Opus 6k", 5.514, 3.0), row("Speex", "Speex quality 0", 4.0, 1.0)]
+    table = pack.overview({"systems": rows}, "tiny").splitlines()[2:]
+    assert table == [
+        "| **`tiny`**, 1 codebook | 0.5 | 1.23 | 1.23 | 1.23 | 1 | 1.23 | 1.23 |",
+        "| **`tiny`**, 2 codebooks | 1 | 2.00 | 2.00 | 2.00 | 2 | 2.00 | 2.00 |",
+        "| Opus 6k | 5.51 | 3.00 | 3.00 | 3.00 | 3 | 3.00 | 3.00 |",
+    ]
+    assert pack.marked("a\n<b>\nold\n<e>\nz", "<b>", "<e>", "new\n") == "a\n<b>\nnew\n<e>\nz"
+    with pytest.raises(SystemExit, match="expected the marks"):
+        pack.marked("a\n<b>\n", "<b>", "<e>", "new")
