@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import shutil
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import soundfile
+
+from audiovq.models.release import PRETRAINED
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -86,3 +89,12 @@ def test_links_of_the_readme_lead_somewhere():
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_readme_shows_the_quality_that_was_measured_of_the_shipped_model():
+    quality = json.loads((PRETRAINED / "speech-16k/quality.json").read_text())
+    for rate in quality["rates"]:
+        books = rate["codebooks"]
+        means = [f"{value:.{0 if name == 'WER %' else 2}f}" for name, value in rate["metrics"].items()]
+        start = f"| **`speech-16k`**, {books} codebook{'s' * (books > 1)} | {rate['bitrate'] / 1000:g} | "
+        assert f"{start}{' | '.join(means)} |\n" in README
