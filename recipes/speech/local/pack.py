@@ -2,8 +2,8 @@
 `recipes/benchmark/quality.py` measured of the packed model.
 
 usage: pack.py RELEASE OUTPUT                  a tokenizer, or a prior, alone
-       pack.py --quality JSON OUTPUT [README]  the quality of the model in OUTPUT, measured under its name, in its card and,
-                                               beside codecs, in a table of README
+       pack.py --quality JSON OUTPUT [README]  the quality of the model in OUTPUT, measured under its name, in its card
+                                               and, beside codecs, in a table of README
 """
 
 from __future__ import annotations
