@@ -245,7 +245,11 @@ class ExperimentConfig(AutoencoderConfig):
         if self.decoder.type == "wavenet" and (of_waves or not self.loss.mu_law):
             zeros = "".join(f", {name}: 0" for name in of_waves)
             raise ValueError(f"loss: decoder.type wavenet is trained by mu_law alone; set mu_law: 1{zeros}")
-        if self.bottleneck.type == "reinforce" and self.adversarial is not None and "encoder" not in self.training.freeze:
+        if (
+            self.bottleneck.type == "reinforce"
+            and self.adversarial is not None
+            and "encoder" not in self.training.freeze
+        ):
             raise ValueError("adversarial: bottleneck.type reinforce passes the encoder no gradient; leave it out")
         if self.decoder.type == "wavenet" and self.adversarial is not None:
             raise ValueError("adversarial: decoder.type wavenet gives no wave in training; leave it out")

@@ -80,7 +80,9 @@ def test_each_side_gets_the_gradient_of_its_own_loss_alone(task, monkeypatch, ki
     total.backward()
     expected = gradients(model)
     assert found[model].keys() == expected.keys()
-    assert model.bottleneck.initialized  # The codebook was placed by the first pass, so the second one sees the same codes.
+    assert (
+        model.bottleneck.initialized
+    )  # The codebook was placed by the first pass, so the second one sees the same codes.
     for name, gradient in found[model].items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5)
     assert metrics["discriminators"].item() == pytest.approx(told.item(), rel=1e-5)
