@@ -12,21 +12,15 @@ import torch
 from audiovq.errors import ConfigError
 
 
-WITHOUT_DOUBLE = ("mps",)
-"""Kinds of devices that have no double precision."""
-
-
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of that name; `auto` is the accelerator that PyTorch finds, if it has double precision, or the CPU.
+    """The device of that name; `auto` is the first accelerator that PyTorch finds, or the CPU.
 
     Raises:
-        ConfigError: there is no such device on this machine, or it has no double precision, as Apple's GPUs.
+        ConfigError: there is no such device on this machine.
     """
     if name == "auto":
         found = torch.accelerator.current_accelerator(check_available=True)
-        return found if found is not None and found.type not in WITHOUT_DOUBLE else torch.device("cpu")
-    if name.partition(":")[0] in WITHOUT_DOUBLE:
-        raise ConfigError(f"device {name!r} has no double precision, by which codes are exact; try --device cpu")
+        return found or torch.device("cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device).cpu()  # Which `meta`, a device without data, cannot do.

@@ -149,12 +149,6 @@ def test_settings_may_follow_a_change_of_type(load):
     assert load("decoder.type=istft", "decoder.dim=24").decoder.dim == 24
 
 
-def test_discriminators_need_an_encoder_that_gets_their_gradient(load):
-    overrides = ("adversarial={}", "bottleneck.type=reinforce")
-    assert "adversarial: bottleneck.type reinforce passes the encoder no gradient" in message_of(load, *overrides)
-    assert load(*overrides, "training.freeze=[encoder, bottleneck]").adversarial is not None
-
-
 TEACHER = ("loss.distill=1", "data.teacher=whisper")
 
 
@@ -229,17 +223,6 @@ def test_overrides_that_cannot_be_applied(load, override, expected):
         ("loss.fft_sizes", [], "loss.fft_sizes: List should have at least 1 item"),
         ("encoder.channels", [4, 8], "encoder: 2 strides need 3 channels and 3 lists of dilations, found 2 and 3"),
         ("decoder.channels", [4, 8], "decoder: 2 strides need 3 channels and 3 lists of dilations, found 2 and 3"),
-        ("encoder", {"type": "spectral", "hop_length": 20, "window": 9}, "window: 9 samples leave out some of 10 each"),
-        (
-            "encoder",
-            {"type": "spectral", "low_bins": 2000},
-            "low_bins: a window of 1280 samples has 1025 bins, found 2000",
-        ),
-        (
-            "data.augmentation",
-            {"gain": [4, -10]},
-            "data.augmentation.gain: expected the lower bound first, found [4.0, -10.0]",
-        ),
         ("decoder", {"type": "istft", "subframes": 3}, "decoder.subframes: 3 does not divide the hop length 20"),
         ("training", None, "training: "),
     ],

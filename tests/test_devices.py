@@ -25,13 +25,6 @@ def test_a_device_that_is_not_there_is_one_clear_line(name):
     assert "\n" not in str(caught.value)
 
 
-def test_a_device_without_double_precision_is_passed_over_and_refused(monkeypatch):
-    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("mps"))
-    assert choose_device() == torch.device("cpu")
-    with pytest.raises(ConfigError, match="device 'mps:0' has no double precision.*; try --device cpu"):
-        choose_device("mps:0")
-
-
 def test_full_float32_turns_off_faster_formats_and_puts_them_back():
     torch.set_float32_matmul_precision("medium")
     try:

@@ -25,8 +25,8 @@ SMALL = 64
 
 
 def wide(x: Float[Tensor, ...]) -> Float[Tensor, ...]:
-    """In double precision: what is left to choose between is as latents have it."""
-    return x.double()
+    """In double precision, where the device has it: what is left to choose between is as latents have it."""
+    return x if x.device.type == "mps" else x.double()
 
 
 class Scores:

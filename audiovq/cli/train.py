@@ -32,6 +32,4 @@ def train_command(
 
     progress = train_autoencoder(experiment, output, device, force)
     if os.environ.get("RANK", "0") == "0":  # Set by launchers of several processes.
-        say(
-            f"{progress.step} steps done, validation loss of the released model {progress.best_loss:.4f}: {output / 'release'}"
-        )
+        say(f"{progress.step} steps done, best validation loss {progress.best_loss:.4f}: {output / 'release'}")

@@ -33,8 +33,7 @@ class QuantizerConfig(PartConfig):
     init: Literal["kmeans", "data"] = "kmeans"
     """First codebook, from the first training batch: k-means centres, or latents drawn at random."""
     revive_below: Weight = 0.1
-    """A code that is used less than this, as a share of what all codes would be if used alike, by its moving average, is
-    placed on a random latent. 0: never."""
+    """A code whose moving average of assignments a step falls below this is placed on a random latent. 0: never."""
 
 
 class VQConfig(QuantizerConfig):

@@ -74,11 +74,6 @@ class SpectralEncoderConfig(ConvNeXtConfig):
     def _spectra_fit(self) -> SpectralEncoderConfig:
         if self.hop_length % self.spectra:
             raise ValueError(f"spectra: {self.spectra} does not divide the hop length {self.hop_length}")
-        if self.window < self.hop_length // self.spectra:
-            raise ValueError(f"window: {self.window} samples leave out some of {self.hop_length // self.spectra} each")
-        bins = 2 ** (2 * self.window - 1).bit_length() // 2 + 1  # Of a window of twice the length.
-        if self.low_bins > bins:
-            raise ValueError(f"low_bins: a window of {2 * self.window} samples has {bins} bins, found {self.low_bins}")
         return self
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from audiovq.devices import derive_seed, full_float32
+from audiovq.devices import full_float32
 from audiovq.errors import AudioError, TokenError
 from audiovq.models.autoencoder import Autoencoder
 from audiovq.models.exact import ExactCodes
@@ -104,11 +104,10 @@ class StreamingDecoder:
 
     Args:
         speaker: number of the speaker, for a model that is told who speaks.
-        seed: of what a decoder draws, one for each item, or one that theirs are derived from.
+        seeds: of what a decoder draws, one for each item.
 
     Raises:
-        TokenError: shape, type or range of the codes do not fit the model, they are of another number of signals, or
-            the call before was the last.
+        TokenError: shape, type or range of the codes do not fit the model, or they are of another number of signals.
     """
 
     def __init__(
@@ -116,13 +115,12 @@ class StreamingDecoder:
         model: Autoencoder,
         device: torch.device,
         speaker: Int[Tensor, " #batch"] | None = None,
-        seed: int | Sequence[int] = 0,
+        seeds: Sequence[int] = (0,),
     ):
-        self._model, self._device, self._speaker, self._seed = model, device, speaker, seed
-        self._decode: Callable[[Tensor], Tensor] | None = None
+        self._model, self._device = model, device
+        self._decode = model.decoder.start(speaker, seeds)
         self._ahead = model.look_ahead
         self._signals: int | None = None
-        self._ended = False
 
     def __call__(self, codes: Int[Tensor, "batch books frames"], last: bool = False) -> Float[Tensor, "batch 1 time"]:
         codes = check_codes(codes, self._model.bottleneck.codebook_sizes)
@@ -138,10 +136,6 @@ class StreamingDecoder:
         self, latents: Float[Tensor, "batch dim frames"], last: bool = False
     ) -> Float[Tensor, "batch 1 time"]:
         """The same for what the bottleneck gives, of which a continuous one has no codes."""
-        if self._ended:
-            raise TokenError("the codes ended with a piece that was the last; start a new stream")
-        self._ended = last
-        self._decode = self._decode or self._model.decoder.start(self._speaker, item_seeds(self._seed, len(latents)))
         if last:
             latents = F.pad(latents, (0, self._model.look_ahead))
         if not latents.shape[-1]:
@@ -151,18 +145,6 @@ class StreamingDecoder:
         ahead = min(self._ahead, latents.shape[-1])
         self._ahead -= ahead
         return wave[..., ahead * self._model.hop_length :]
-
-
-def item_seeds(seed: int | Sequence[int], batch_size: int) -> list[int]:
-    """A seed for each item of a batch: as given, or derived from one by the items' numbers.
-
-    Raises:
-        TokenError: there are not as many seeds as items.
-    """
-    seeds = [derive_seed(seed, number) for number in range(batch_size)] if isinstance(seed, int) else list(seed)
-    if len(seeds) != batch_size:
-        raise TokenError(f"expected {batch_size} seeds, one for each item, found {len(seeds)}")
-    return seeds
 
 
 def check_wave(wave: Tensor) -> Float[Tensor, "batch 1 time"]:

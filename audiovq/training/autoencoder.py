@@ -61,14 +61,12 @@ def train_autoencoder(
     """
     train = {path: _read(path) for path in config.data.train_manifests}
     valid = {path: _read(path) for path in config.data.valid_manifests}
-    start, speakers, state = None, [], Path(output) / STATE
+    start, state = None, Path(output) / STATE
     if config.training.init_from is not None and (force or not state.exists()):
         start = release.load_network(config.training.init_from, None, AutoencoderConfig, Autoencoder)
-        speakers = start[0].speakers
+        config = with_known_speakers(config, start[0].speakers)
     elif config.training.init_from is not None:  # The release may be there no more; the run has its speakers.
-        speakers = read_run_record(state)["config"].get("decoder", {}).get("speakers", [])
-    if "decoder" in config.training.init_parts:
-        config = with_known_speakers(config, speakers)
+        config = with_known_speakers(config, read_run_record(state)["config"].get("decoder", {}).get("speakers", []))
     config = with_speakers(config, train, valid)
     if start is not None:
         check_same_model(config, start[0])

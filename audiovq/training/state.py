@@ -27,8 +27,7 @@ class Progress:
     step: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
     """Optimiser steps done."""
     best: dict[str, Annotated[float, Field(strict=True)]] | None = None
-    """Metrics of the released model's validation, with its `step`: that of the lowest `loss`, or the last one of a task
-    that keeps the last."""
+    """Metrics of the best validation so far, with its `step`; the lowest `loss` is the best."""
 
     @property
     def best_loss(self) -> float | None:

@@ -60,7 +60,7 @@ def test_a_run_leaves_a_model_to_use_and_is_not_repeated(train, config, tmp_path
     assert code == 0
     metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     best = min(line["loss"] for line in metrics if line["part"] == "valid")
-    assert out == f"4 steps done, validation loss of the released model {best:.4f}: {output / 'release'}\n"
+    assert out == f"4 steps done, best validation loss {best:.4f}: {output / 'release'}\n"
     assert [line.split("  ")[0] for line in err.splitlines()] == [f"step {n}/4" for n in (2, 2, 4, 4)]
     assert AudioTokenizer.from_pretrained(output / "release", "cpu").codebook_size == 16
     assert {path.name for path in output.iterdir()} == {

@@ -214,24 +214,6 @@ def test_a_stream_is_decoded_as_many_signals_as_it_began_with(tokenizer):
         stream(codes[:1])
 
 
-def test_a_stream_of_codes_ends_with_its_last_piece(tokenizer):
-    stream, codes = tokenizer.stream_decoder(), torch.zeros(1, 1, 5, dtype=torch.long)
-    stream(codes, last=True)
-    with pytest.raises(TokenError, match="start a new stream"):
-        stream(codes)
-
-
-@pytest.mark.parametrize("seed", [3, [8, 9]])
-def test_a_batch_is_drawn_in_a_stream_as_at_once(tiny_tokenizer, seed):
-    tokenizer = tiny_tokenizer("source")
-    codes = torch.randint(0, tokenizer.codebook_size, (2, 1, 20))
-    stream = tokenizer.stream_decoder(seed=seed)
-    decoded = torch.cat([stream(codes[..., :7]), stream(codes[..., 7:], last=True)], -1)
-    torch.testing.assert_close(decoded, tokenizer.decode(codes, seed=seed), atol=1e-5, rtol=1e-4)
-    with pytest.raises(TokenError, match="expected 2 seeds"):
-        tokenizer.stream_decoder(seed=[1])(codes)
-
-
 # --- reconstruct ---------------------------------------------------------------------------------------------
 
 
