@@ -210,6 +210,12 @@ class ExperimentConfig(AutoencoderConfig):
                 f"training.freeze: a frozen bottleneck of type {self.bottleneck.type} passes no gradient to the "
                 "encoder; freeze the encoder, too"
             )
+        held = {"encoder", "bottleneck"} <= {*frozen}
+        if self.bottleneck.type == "reinforce" and self.adversarial is not None and not held:
+            raise ValueError(
+                "adversarial: bottleneck.type reinforce passes the encoder no gradient of the discriminators; leave it "
+                "out, or freeze encoder and bottleneck"
+            )
         return self
 
     @model_validator(mode="after")
