@@ -11,24 +11,31 @@ import torch
 
 from audiovq.errors import ConfigError
 
+UNUSABLE = {
+    "meta": "its tensors hold no numbers",
+    "mps": "Apple's GPUs have no double precision, which codes are chosen in",
+}
+"""Kinds of devices that nothing here can be computed on, and why."""
+
 
 def choose_device(name: str = "auto") -> torch.device:
-    """The device of that name; `auto` is the first accelerator that PyTorch finds, or the CPU.
+    """The device of that name; `auto` is the first accelerator that PyTorch finds and that can be used, or the CPU.
 
     Raises:
-        ConfigError: there is no such device on this machine.
+        ConfigError: there is no such device on this machine, or it has no double precision.
     """
     if name == "auto":
         found = torch.accelerator.current_accelerator(check_available=True)
-        return found or torch.device("cpu")
+        return torch.device("cpu") if found is None or found.type in UNUSABLE else found
+    kind = name.split(":")[0]
+    if kind in UNUSABLE:
+        raise ConfigError(f"device {name!r} cannot be used ({UNUSABLE[kind]}); try --device cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device).cpu()  # Which `meta`, a device without data, cannot do.
+        torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {name!r} cannot be used ({reason}); try --device cpu") from error
-    if device.type == "meta":
-        raise ConfigError(f"device {name!r} cannot be used (its tensors hold no numbers); try --device cpu")
     return device
 
 

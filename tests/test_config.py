@@ -225,6 +225,11 @@ def test_overrides_that_cannot_be_applied(load, override, expected):
         ("decoder.channels", [4, 8], "decoder: 2 strides need 3 channels and 3 lists of dilations, found 2 and 3"),
         ("decoder", {"type": "istft", "subframes": 3}, "decoder.subframes: 3 does not divide the hop length 20"),
         ("training", None, "training: "),
+        (
+            "data.augmentation",
+            {"gain": [4, -10]},
+            "data.augmentation: gain: expected the lowest before the highest, found [4.0, -10.0]",
+        ),
     ],
 )
 def test_a_mistake_names_its_file_and_key(load, tmp_path, key, value, expected):

@@ -25,6 +25,21 @@ def test_a_device_that_is_not_there_is_one_clear_line(name):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("found", "chosen"), [("mps", "cpu"), ("cuda", "cuda"), (None, "cpu")])
+def test_auto_is_an_accelerator_that_has_double_precision(monkeypatch, found, chosen):
+    accelerator = found and torch.device(found)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: accelerator)
+    assert choose_device() == torch.device(chosen)
+    with full_float32():
+        assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("name", ["mps", "mps:0"])
+def test_a_device_without_double_precision_is_refused_with_the_reason(name):
+    with pytest.raises(ConfigError, match=f"device '{name}' cannot be used .*no double precision.*; try --device cpu"):
+        choose_device(name)
+
+
 def test_full_float32_turns_off_faster_formats_and_puts_them_back():
     torch.set_float32_matmul_precision("medium")
     try:

@@ -24,11 +24,6 @@ SMALL = 64
 """Margins are exact up to this many units, a unit being the latent's length times the precision of float32."""
 
 
-def wide(x: Float[Tensor, ...]) -> Float[Tensor, ...]:
-    """In double precision, where the device has it: what is left to choose between is as latents have it."""
-    return x if x.device.type == "mps" else x.double()
-
-
 class Scores:
     """Scores w_k . u + b_k of codes k.
 

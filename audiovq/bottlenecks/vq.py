@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from audiovq.bottlenecks.base import BottleneckOutput, Quantizer, count_indices, perplexity
 from audiovq.bottlenecks.batch_norm import BatchNorm
-from audiovq.bottlenecks.choice import SCORES_PER_BLOCK, Scores, choose, wide
+from audiovq.bottlenecks.choice import SCORES_PER_BLOCK, Scores, choose
 from audiovq.config import AutoencoderConfig, VQConfig
 from audiovq.distributed import from_first_process, sum_over_processes
 from audiovq.nn.linear import Derived
@@ -112,7 +112,7 @@ class VectorQuantizer(Quantizer):
     ) -> tuple[Int[Tensor, "batch 1 frames"], Float[Tensor, "batch 1 frames"]]:
         """By || e ||^2 - 2 z_e.e, since || z_e ||^2 is the same for all codes. With `normalize` all || e ||^2 are, too,
         and the length of z_e does not matter."""
-        lookup, z = self._lookup(), wide(z)
+        lookup, z = self._lookup(), z.double()
         if lookup.inward is None:
             features = self.batch_norm.by_averages(z).mT if self.config.normalize else z.mT
         else:
@@ -126,7 +126,7 @@ class VectorQuantizer(Quantizer):
     def rest(
         self, z: Float[Tensor, "batch dim frames"], codes: Int[Tensor, "batch 1 frames"]
     ) -> Float[Tensor, "batch dim frames"]:
-        return wide(z) - F.embedding(codes[:, 0], self._lookup().decoded).mT
+        return z.double() - F.embedding(codes[:, 0], self._lookup().decoded).mT
 
     def _lookup(self) -> Lookup:
         """What looking codes up needs of the weights."""
@@ -197,7 +197,7 @@ class VectorQuantizer(Quantizer):
 
 @dataclass
 class Lookup:
-    """Matrices in which the weights of a quantizer are multiplied out, for looking codes up; `wide`."""
+    """Matrices in which the weights of a quantizer are multiplied out, for looking codes up; in double precision."""
 
     inward: tuple[Float[Tensor, "code_dim dim"], Float[Tensor, " code_dim"]] | None
     """Projection and normalisation of latents in one: weight and bias. None without a projection."""
@@ -207,8 +207,9 @@ class Lookup:
 
     @classmethod
     def of(cls, quantizer: VectorQuantizer) -> Lookup:
-        config, mean, scale = quantizer.config, *map(wide, (quantizer.batch_norm.mean, quantizer.batch_norm.scale()))
-        codes = wide(quantizer.codebook)
+        config, norm = quantizer.config, quantizer.batch_norm
+        mean, scale = norm.mean.double(), norm.scale().double()
+        codes = quantizer.codebook.double()
         bias = -0.5 * codes.square().sum(-1)
         if config.normalize:
             codes, bias = F.normalize(codes, dim=-1), torch.zeros_like(bias)
@@ -217,9 +218,9 @@ class Lookup:
         project_in, project_out = quantizer.project_in, quantizer.project_out
         if not isinstance(project_in, nn.Linear) or not isinstance(project_out, nn.Linear):
             return cls(None, Scores(codes, bias, codes * scale), codes)
-        weight = scale[:, None] * wide(project_in.weight)
-        inward = weight, scale * (wide(project_in.bias) - mean)
-        decoded = F.linear(codes, wide(project_out.weight), wide(project_out.bias))
+        weight = scale[:, None] * project_in.weight.double()
+        inward = weight, scale * (project_in.bias.double() - mean)
+        decoded = F.linear(codes, project_out.weight.double(), project_out.bias.double())
         return cls(inward, Scores(codes, bias, codes @ weight), decoded)
 
 

@@ -58,7 +58,7 @@ class SpectralEncoderConfig(ConvNeXtConfig):
     """Samples a frame."""
     spectra: Size = 2
     """Spectra that are stacked to a frame; they are hop_length / spectra samples apart."""
-    window: Annotated[int, Field(gt=0, le=2**15)] = 640
+    window: Annotated[int, Field(ge=2, le=2**15)] = 640
     """Window of a spectrum in samples."""
     bands: Annotated[int, Field(gt=0, le=2**9)] = 100
     """Mel bands of a spectrum."""
@@ -74,6 +74,11 @@ class SpectralEncoderConfig(ConvNeXtConfig):
     def _spectra_fit(self) -> SpectralEncoderConfig:
         if self.hop_length % self.spectra:
             raise ValueError(f"spectra: {self.spectra} does not divide the hop length {self.hop_length}")
+        apart, bins = self.hop_length // self.spectra, 2 ** (self.window - 1).bit_length() + 1
+        if self.window < apart:
+            raise ValueError(f"window: expected at least the {apart} samples between two spectra, found {self.window}")
+        if self.low_bins > bins:
+            raise ValueError(f"low_bins: expected at most {bins}, as many as there are, found {self.low_bins}")
         return self
 
 

@@ -94,6 +94,12 @@ class AugmentationConfig(Schema):
     speeds: list[Annotated[float, Field(ge=0.5, le=2)]] = Field(default=[1.0], min_length=1)
     """Speeds, of which each crop has one; pitch and formants change with it. Multiples of 0.05 are the cheapest."""
 
+    @model_validator(mode="after")
+    def _lowest_gain_first(self) -> AugmentationConfig:
+        if self.gain[0] > self.gain[1]:
+            raise ValueError(f"gain: expected the lowest before the highest, found {[*self.gain]}")
+        return self
+
 
 class DataConfig(Schema):
     """Manifests and batches."""
@@ -209,6 +215,12 @@ class ExperimentConfig(AutoencoderConfig):
             raise ValueError(
                 f"training.freeze: a frozen bottleneck of type {self.bottleneck.type} passes no gradient to the "
                 "encoder; freeze the encoder, too"
+            )
+        held = {"encoder", "bottleneck"} <= {*frozen}
+        if self.bottleneck.type == "reinforce" and self.adversarial is not None and not held:
+            raise ValueError(
+                "adversarial: bottleneck.type reinforce passes the encoder no gradient of the discriminators; leave it "
+                "out, or freeze encoder and bottleneck"
             )
         return self
 

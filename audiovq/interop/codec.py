@@ -22,7 +22,8 @@ from audiovq.interop.features import AudioVQFeatureExtractor
 from audiovq.interop.remote_code import CODE, FILE, InPackage
 from audiovq.models import release
 from audiovq.models.autoencoder import Autoencoder
-from audiovq.models.tokenizer import AudioTokenizer, item_seeds
+from audiovq.models.streaming import item_seeds
+from audiovq.models.tokenizer import AudioTokenizer
 
 
 @dataclass

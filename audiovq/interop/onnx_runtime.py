@@ -216,21 +216,25 @@ class StreamDecoder:
     the beginning if the model looks ahead; the call with `last` gives all that are left.
 
     Raises:
-        OnnxTokenizerError: codes do not fit the model.
+        OnnxTokenizerError: codes do not fit the model, are of another number of signals or follow the last ones.
     """
 
     def __init__(self, tokenizer: OnnxTokenizer, session: Any, seed: int | Sequence[int]):
         self._tokenizer, self._session, self._seed = tokenizer, session, seed
         self._late = tokenizer.config["look_ahead_frames"]
         self._state = self._noise = None
+        self._ended = False
 
     def __call__(self, codes: np.ndarray, last: bool = False) -> np.ndarray:
+        if self._ended:
+            raise OnnxTokenizerError("the signal ended with a piece that was the last; start a new stream")
         codes, hop = self._tokenizer.check_codes(codes, least=0), self._tokenizer.hop_length
         if self._state is None or self._noise is None:
             size = self._tokenizer.config["state_sizes"][STREAM_DECODER]
             self._state = np.zeros((len(codes), size), np.float32)
             self._noise = Noise(self._seed, len(codes), hop)
         require_batch(codes, self._state)
+        self._ended = last
         if last:
             ahead = self._tokenizer.config["look_ahead_frames"]
             codes = np.pad(codes, ((0, 0), (0, 0), (0, ahead)), constant_values=-1)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from audiovq.devices import full_float32
+from audiovq.devices import derive_seed, full_float32
 from audiovq.errors import AudioError, TokenError
 from audiovq.models.autoencoder import Autoencoder
 from audiovq.models.exact import ExactCodes
@@ -104,10 +104,11 @@ class StreamingDecoder:
 
     Args:
         speaker: number of the speaker, for a model that is told who speaks.
-        seeds: of what a decoder draws, one for each item.
+        seed: of what a decoder draws: one for each item, or one from which those of the items are derived.
 
     Raises:
-        TokenError: shape, type or range of the codes do not fit the model, or they are of another number of signals.
+        TokenError: shape, type or range of the codes do not fit the model, they are of another number of signals or
+            follow the last ones, or there are not as many seeds as signals.
     """
 
     def __init__(
@@ -115,18 +116,17 @@ class StreamingDecoder:
         model: Autoencoder,
         device: torch.device,
         speaker: Int[Tensor, " #batch"] | None = None,
-        seeds: Sequence[int] = (0,),
+        seed: int | Sequence[int] = 0,
     ):
         self._model, self._device = model, device
-        self._decode = model.decoder.start(speaker, seeds)
+        self._speaker, self._seed = speaker, seed
+        self._decode: Callable[[Tensor], Tensor] | None = None
         self._ahead = model.look_ahead
-        self._signals: int | None = None
+        self._ended = False
+        self._signals = 0
 
     def __call__(self, codes: Int[Tensor, "batch books frames"], last: bool = False) -> Float[Tensor, "batch 1 time"]:
         codes = check_codes(codes, self._model.bottleneck.codebook_sizes)
-        self._signals = self._signals or len(codes)
-        if len(codes) != self._signals:
-            raise TokenError(f"the stream is one of {self._signals} signals, found codes of {len(codes)}")
         with torch.inference_mode(), full_float32():
             latents = self._model.bottleneck.decode(codes.to(self._device))
         return self.decode_latents(latents, last)
@@ -136,6 +136,14 @@ class StreamingDecoder:
         self, latents: Float[Tensor, "batch dim frames"], last: bool = False
     ) -> Float[Tensor, "batch 1 time"]:
         """The same for what the bottleneck gives, of which a continuous one has no codes."""
+        if self._ended:
+            raise TokenError("the signal ended with a piece that was the last; start a new stream")
+        if self._decode is None:  # Only now is it known how many signals there are.
+            self._decode = self._model.decoder.start(self._speaker, item_seeds(self._seed, len(latents)))
+            self._signals = len(latents)
+        if len(latents) != self._signals:
+            raise TokenError(f"the stream is one of {self._signals} signals, found codes of {len(latents)}")
+        self._ended = last
         if last:
             latents = F.pad(latents, (0, self._model.look_ahead))
         if not latents.shape[-1]:
@@ -145,6 +153,18 @@ class StreamingDecoder:
         ahead = min(self._ahead, latents.shape[-1])
         self._ahead -= ahead
         return wave[..., ahead * self._model.hop_length :]
+
+
+def item_seeds(seed: int | Sequence[int], batch_size: int) -> list[int]:
+    """A seed for each item of a batch: as given, or derived from one by the items' numbers.
+
+    Raises:
+        TokenError: there are not as many seeds as items.
+    """
+    seeds = [derive_seed(seed, number) for number in range(batch_size)] if isinstance(seed, int) else list(seed)
+    if len(seeds) != batch_size:
+        raise TokenError(f"expected {batch_size} seeds, one for each item, found {len(seeds)}")
+    return seeds
 
 
 def check_wave(wave: Tensor) -> Float[Tensor, "batch 1 time"]:

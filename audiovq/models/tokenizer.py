@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from audiovq.audio.files import AudioSource, AudioWriter
 from audiovq.audio.resampling import resample
-from audiovq.devices import derive_seed, full_float32
+from audiovq.devices import full_float32
 from audiovq.errors import AudioError, TokenError
 from audiovq.models.base import BaseTokenizer
 from audiovq.models.streaming import LatentStream, StreamingDecoder, StreamingEncoder, check_codes, check_wave
@@ -125,13 +125,13 @@ class AudioTokenizer(BaseTokenizer):
         self.require_codes(num_codebooks)
         return StreamingEncoder(self.model, self.exact, self.device, num_codebooks)
 
-    def stream_decoder(self, *, speaker: str | None = None, seed: int = 0) -> StreamingDecoder:
+    def stream_decoder(self, *, speaker: str | None = None, seed: int | Sequence[int] = 0) -> StreamingDecoder:
         """What decodes codes that arrive in pieces; the settings are those of `decode`.
 
         Raises:
             SpeakerError: the model does not know the speaker, or has to be told one.
         """
-        return StreamingDecoder(self.model, self.device, self.speaker_number(speaker), item_seeds(seed, 1))
+        return StreamingDecoder(self.model, self.device, self.speaker_number(speaker), seed)
 
     def decode_to_file(
         self,
@@ -157,8 +157,7 @@ class AudioTokenizer(BaseTokenizer):
     def _decoded_pieces(
         self, codes: Int[Tensor, "batch books frames"], speaker: str | None, seed: int | Sequence[int]
     ) -> Iterator[Float[Tensor, "batch 1 piece"]]:
-        seeds = item_seeds(seed, len(codes))
-        stream = StreamingDecoder(self.model, self.device, self.speaker_number(speaker), seeds)
+        stream = StreamingDecoder(self.model, self.device, self.speaker_number(speaker), seed)
         pieces = codes.split(self._piece_frames(len(codes)), dim=-1)
         for number, piece in enumerate(pieces, start=1):
             yield stream(piece, last=number == len(pieces))
@@ -195,8 +194,8 @@ class AudioTokenizer(BaseTokenizer):
         if self.num_codebooks:
             codes = self.encode(wave, self.sample_rate, num_codebooks)
             return self.decode(codes, wave.shape[-1], speaker=speaker, seed=seed), codes
-        latents, seeds = LatentStream(self.model, self.device), item_seeds(seed, len(wave))
-        decode = StreamingDecoder(self.model, self.device, self.speaker_number(speaker), seeds)
+        latents = LatentStream(self.model, self.device)
+        decode = StreamingDecoder(self.model, self.device, self.speaker_number(speaker), seed)
         behind = self.model.delay.frames * self.hop_length  # As far as the encoder looks ahead.
         pieces = self._pieces(F.pad(self.model.whole_frames(wave), (0, behind)))
         decoded = []
@@ -241,15 +240,3 @@ class AudioTokenizer(BaseTokenizer):
                 f"found {codes.shape[-1]} frames of codes"
             )
         return codes
-
-
-def item_seeds(seed: int | Sequence[int], batch_size: int) -> list[int]:
-    """A seed for each item of a batch: as given, or derived from one by the items' numbers.
-
-    Raises:
-        TokenError: there are not as many seeds as items.
-    """
-    seeds = [derive_seed(seed, number) for number in range(batch_size)] if isinstance(seed, int) else list(seed)
-    if len(seeds) != batch_size:
-        raise TokenError(f"expected {batch_size} seeds, one for each item, found {len(seeds)}")
-    return seeds

@@ -129,7 +129,7 @@ class SpectralEncoder(ConvNeXtStack, Encoder):
     def receptive_field(self) -> int:
         hop = self.config.hop_length // self.config.spectra
         window = self.config.window * (2 if self.config.low_bins else 1)
-        return self.reach * self.config.hop_length + max(0, window - hop)
+        return self.reach * self.config.hop_length + window - hop
 
     @property
     def reach(self) -> int:

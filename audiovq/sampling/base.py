@@ -30,8 +30,7 @@ def sample(
     """
     if temperature == 0:
         return logits.argmax(-1)
-    double = torch.float32 if logits.device.type == "mps" else torch.float64  # Apple's GPUs have no double precision.
-    weights = (logits.to(double) / temperature).softmax(-1)
+    weights = (logits.double() / temperature).softmax(-1)
     if top_k is not None:
         lowest = weights.topk(min(top_k, weights.shape[-1])).values[..., -1:]
         weights = weights.where(weights >= lowest, 0)
@@ -42,7 +41,7 @@ def sample(
         lowest = ordered.gather(-1, (kept - 1).clamp(min=0))
         weights = weights.where(weights >= lowest, 0)
     cumulative = weights.cumsum(-1)
-    return (cumulative <= uniforms.to(double)[..., None] * cumulative[..., -1:]).sum(-1)
+    return (cumulative <= uniforms.double()[..., None] * cumulative[..., -1:]).sum(-1)
 
 
 class Stepper(ABC):

@@ -171,6 +171,10 @@ def test_an_exported_stream_is_the_whole_signal(run, placed_tokenizer, mini_spee
     assert np.mean(np.abs(np.concatenate(decoded, -1) - expected) > 1e-4 * np.abs(expected).max()) < 1e-3
     with pytest.raises(OnnxTokenizerError, match="the signal ended with a piece that was the last"):
         encode(wave.numpy())
+    with pytest.raises(OnnxTokenizerError, match="the signal ended with a piece that was the last"):
+        decode(codes.numpy())
+    decode = exported.stream_decoder()
+    decode(codes.numpy()[..., :3])
     with pytest.raises(OnnxTokenizerError, match="expected 2 items, as in the first piece, found 1"):
         decode(codes.numpy()[:1])
     for option in ("transformers", "web"):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from audiovq.errors import TokenError
+from audiovq.errors import AudioError, TokenError
 from audiovq.models.exact import ExactCodes
 from audiovq.models.tokenizer import AudioTokenizer
 
@@ -115,6 +115,26 @@ def test_a_stream_gives_what_the_whole_gives(tokenizer, numbers, close, mini_spe
         assert torch.equal(whole, expected[:, :books])
         decoded = [decode(piece) for piece in codes if piece.shape[-1]] + [decode(whole[..., :0], last=True)]
         torch.testing.assert_close(torch.cat(decoded, -1), tokenizer.decode(whole), **close)
+
+
+@pytest.mark.parametrize("seed", [3, [7, 8, 7]])
+def test_a_streamed_batch_sounds_as_the_batch_at_once(tokenizer, close, mini_speech, seed):
+    codes = tokenizer.encode(mini_speech[:, 8000 : 8000 + 3 * 2000].view(3, 1, 2000), 16000)
+    decode = tokenizer.stream_decoder(seed=seed)
+    pieces = codes.split([0, 1, 40, 59], -1)
+    decoded = [decode(piece, last=number == len(pieces)) for number, piece in enumerate(pieces, 1)]
+    torch.testing.assert_close(torch.cat(decoded, -1), tokenizer.decode(codes, seed=seed), **close)
+
+
+def test_nothing_follows_the_last_piece(tokenizer):
+    encode, decode = tokenizer.stream_encoder(), tokenizer.stream_decoder()
+    codes = encode(torch.randn(1, 1, 3 * HOP), last=True)
+    decode(codes, last=True)
+    with pytest.raises(AudioError, match="the signal ended with a piece that was the last"):
+        encode(torch.randn(1, 1, HOP))
+    for last in (False, True):
+        with pytest.raises(TokenError, match="the signal ended with a piece that was the last; start a new stream"):
+            decode(codes, last)
 
 
 def test_a_frame_comes_as_soon_as_the_samples_that_it_sees(tokenizer):

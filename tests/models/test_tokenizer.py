@@ -257,6 +257,10 @@ def test_a_forked_process_does_not_wait_for_threads_that_it_has_not(tokenizer, m
 def test_seeds_are_as_many_as_items(tokenizer):
     with pytest.raises(TokenError, match="expected 2 seeds, one for each item, found 1"):
         tokenizer.decode(torch.zeros(2, 1, 5).long(), seed=[1])
+    stream = tokenizer.stream_decoder(seed=[1])
+    with pytest.raises(TokenError, match="expected 2 seeds, one for each item, found 1"):
+        stream(torch.zeros(2, 1, 5).long())
+    assert stream(torch.zeros(1, 1, 5).long()).shape == (1, 1, 5 * HOP)
 
 
 def test_a_model_without_codes_says_so(tiny_tokenizer):

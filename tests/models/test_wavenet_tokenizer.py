@@ -76,6 +76,14 @@ def test_chunks_files_and_streams_give_what_the_whole_gives(tokenizer, tmp_path,
     torch.testing.assert_close(written, wave[0], atol=1.1 / 32768, rtol=0)
 
 
+@pytest.mark.parametrize("seed", [3, [7, 8, 7]])
+def test_a_streamed_batch_is_drawn_as_the_batch_at_once(tokenizer, seed):
+    given = codes(3)
+    stream = tokenizer.stream_decoder(speaker="june", seed=seed)
+    pieces = [stream(piece) for piece in given.split([2, 9, 1], -1)]
+    assert torch.equal(torch.cat(pieces, -1), tokenizer.decode(given, speaker="june", seed=seed))
+
+
 def test_reconstruct_is_encode_then_decode(tokenizer, mini_speech):
     wave = mini_speech[:, 8000:8207]
     decoded, found = tokenizer.reconstruct(wave, 16000, speaker="allison", seed=2)

@@ -6,6 +6,7 @@ import librosa
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from audiovq.config import SpectralEncoderConfig
 from audiovq.nn.spectral import FLOOR, LowSpectrum, SpectralEncoder, log_mel_spectrum, magnitudes
@@ -40,6 +41,28 @@ def test_evaluation_is_in_double_precision(mini_speech):
     loud = torch.sin(torch.arange(16000) * 0.3)[None, None] + 1e-5 * mini_speech[None, :, :16000]
     assert layer.eval()(loud).dtype == torch.float64
     assert layer.train()(loud).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"window": 160}, None),
+        ({"window": 159}, "window: expected at least the 160 samples between two spectra, found 159"),
+        ({"window": 300, "low_bins": 513}, None),
+        ({"window": 300, "low_bins": 514}, "low_bins: expected at most 513, as many as there are, found 514"),
+    ],
+)
+def test_a_config_that_is_accepted_can_be_computed(mini_speech, changed, message):
+    settings = {"dim": 8, "layers": 1, "bands": 20, **changed}
+    if message:
+        with pytest.raises(ValidationError, match=message):
+            SpectralEncoderConfig(**settings)
+        return
+    encoder, wave = SpectralEncoder(SpectralEncoderConfig(**settings), 4, 16000).eval(), mini_speech[None, :, :3200]
+    assert encoder(wave).shape == (1, 4, 10)
+    stream = Stream()
+    pieces = [encoder(piece, stream) for piece in wave.split(960, -1)]
+    torch.testing.assert_close(torch.cat(pieces, -1), encoder(wave), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("low_bins", [0, 4])

@@ -72,7 +72,7 @@ def test_each_side_gets_the_gradient_of_its_own_loss_alone(task, monkeypatch, ki
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
     assert found[discriminators].keys() == expected.keys()
 
-    initialized = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    assert model.bottleneck.initialized  # The first pass placed the codebook, so the second one sees the same codes.
     torch.manual_seed(0)
     output = model(*batch)
     with frozen(discriminators):
@@ -83,7 +83,6 @@ def test_each_side_gets_the_gradient_of_its_own_loss_alone(task, monkeypatch, ki
     total.backward()
     expected = gradients(model)
     assert found[model].keys() == expected.keys()
-    assert initialized  # The codebook was placed by the first pass, so the second one sees the same codes.
     for name, gradient in found[model].items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-3, atol=1e-5)
     assert metrics["discriminators"].item() == pytest.approx(told.item(), rel=1e-5)
@@ -140,6 +139,15 @@ def test_frozen_parts_keep_every_bit(experiment, tmp_path):
 def test_a_decoder_that_gives_no_wave_in_training_is_refused(experiment, wavenet):
     with pytest.raises(ValidationError, match=r"adversarial: decoder\.type wavenet gives no wave"):
         experiment(adversarial=SMALL, **wavenet)
+
+
+@pytest.mark.parametrize("frozen", [[], ["encoder"]])
+def test_a_bottleneck_that_passes_no_gradient_is_refused_while_something_before_the_decoder_learns(experiment, frozen):
+    sections = {"adversarial": SMALL, "bottleneck": {"type": "reinforce", "codebook_size": 8}}
+    with pytest.raises(ValidationError, match=r"adversarial: bottleneck\.type reinforce passes the encoder no"):
+        experiment(**sections, training={"freeze": frozen})
+    held = {"init_from": "release", "freeze": ["encoder", "bottleneck"]}
+    assert experiment(**sections, training=held).adversarial is not None
 
 
 @pytest.mark.parametrize("balance", [True, False])
