@@ -86,6 +86,20 @@ def taught(tmp_path_factory, monkeypatch) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture
+def codec(manifests) -> dict[str, Any]:
+    """Sections of a codec of residual codes with a source-driven decoder, trained on two manifests."""
+    return {
+        "encoder": {"type": "spectral", "hop_length": 80, "window": 128, "bands": 8, "dim": 8, "layers": 1},
+        "bottleneck": {"type": "residual", "num_codebooks": 2, "codebook_size": 8, "code_dim": 4},
+        "decoder": {"type": "source", "dim": 8, "layers": 1, "subframes": 2, "overlap": 3},
+        "data": {
+            **{"train": [manifests[0], manifests[1]], "shares": [0.7, 0.3], "memory_gib": 0.1, "pitch": "swift"},
+            "augmentation": {"gain": [-6, 3], "flip": True, "speeds": [0.9, 1.0]},
+        },
+    }
+
+
+@pytest.fixture
 def experiment(manifests) -> Callable[..., ExperimentConfig]:
     """A run of eight steps with a model of a few thousand weights; sections given are merged into its own."""
 
