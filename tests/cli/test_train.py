@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from accelerate.state import AcceleratorState, GradientState
 
 from audiovq.audio.files import AudioSource
 from audiovq.data.manifest import Utterance, write_manifest
@@ -21,9 +20,7 @@ SPEECH = Path(__file__).parents[2] / "recipes" / "mini" / "data" / "june"
 @pytest.fixture
 def train(run):
     """Run `audiovq train ...` on the CPU; gives exit code, standard output and standard error."""
-    yield lambda *arguments: run("train", "--device", "cpu", *arguments)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    return lambda *arguments: run("train", "--device", "cpu", *arguments)
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ def utterance(path: Path) -> Utterance:
 
 @pytest.fixture(autouse=True)
 def new_accelerator() -> Iterator[None]:
-    """Accelerate keeps its settings, such as the precision, for the whole process."""
+    """Accelerate keeps its settings for the whole process; some tests make an `Accelerator` of their own."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
