@@ -166,7 +166,7 @@ def test_a_teacher_and_its_weight_go_together_and_reach_codes_that_learn(load):
             "loss.distill: bottleneck.type reinforce passes the encoder no gradient; set distill: 0",
         ),
         (
-            (*TEACHER, "training.freeze=[bottleneck, encoder]"),
+            (*TEACHER, "training.freeze=[bottleneck, encoder]", "training.init_from=release"),
             "loss.distill: encoder and bottleneck are frozen and learn nothing; set distill: 0",
         ),
         ((*TEACHER, "loss.distilled=second"), "loss.distilled: Input should be 'first' or 'latents', found 'second'"),

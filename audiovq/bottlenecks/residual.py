@@ -38,17 +38,18 @@ class ResidualStack(Bottleneck):
     def forward(self, z: Float[Tensor, "batch dim frames"]) -> BottleneckOutput:
         seen = seen_codebooks(len(z), self.num_codebooks, self.dropout if self.training else 0.0, z.device)
         residual, latents, loss = z, torch.zeros_like(z), z.new_zeros(())
-        heard, codes, metrics = [], [], {}
+        first, codes, metrics = None, [], {}
         for number, level in enumerate(self.levels):
             output: BottleneckOutput = level(residual)
             latents = latents + output.latents * seen[:, number, None, None]
             residual = residual - output.latents.detach()
             loss = loss + output.loss
-            heard.append(output.latents)
+            if number == 0 and self.num_codebooks > 1:
+                first = output.latents
             codes.append(output.codes)
             metrics |= {f"{name}_{number}": value for name, value in output.metrics.items()}
             metrics[f"left_{number}"] = energy(residual) / energy(z).clamp(min=torch.finfo(z.dtype).tiny)
-        return BottleneckOutput(latents, torch.cat(codes, 1), loss, metrics, first=heard[0])
+        return BottleneckOutput(latents, torch.cat(codes, 1), loss, metrics, first=first)
 
     def hold_statistics(self) -> None:
         self.eval()

@@ -32,4 +32,5 @@ def train_command(
 
     progress = train_autoencoder(experiment, output, device, force)
     if os.environ.get("RANK", "0") == "0":  # Set by launchers of several processes.
-        say(f"{progress.step} steps done, best validation loss {progress.best_loss:.4f}: {output / 'release'}")
+        which = "best" if experiment.adversarial is None else "last"
+        say(f"{progress.step} steps done, {which} validation loss {progress.best_loss:.4f}: {output / 'release'}")

@@ -33,7 +33,8 @@ class QuantizerConfig(PartConfig):
     init: Literal["kmeans", "data"] = "kmeans"
     """First codebook, from the first training batch: k-means centres, or latents drawn at random."""
     revive_below: Weight = 0.1
-    """A code whose moving average of assignments a step falls below this is placed on a random latent. 0: never."""
+    """A code that is used less, by a moving average, than this fraction of uniform use is placed on a random latent.
+    0: never."""
 
 
 class VQConfig(QuantizerConfig):

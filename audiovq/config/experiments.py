@@ -192,11 +192,22 @@ class AutoencoderTrainingConfig(TrainingConfig):
 
     init_from: str | None = None
     """Release of the same model config to start from: a model that comes with audiovq, a folder or `organisation/name`
-    on the Hugging Face Hub. Speakers that the config leaves out are the release's. None: from random weights."""
+    on the Hugging Face Hub. Speakers that the config leaves out are the release's, if its decoder is. None: from random
+    weights."""
     init_parts: list[Part] = Field(default=["encoder", "bottleneck", "decoder"], min_length=1)
     """Parts that start as they are in the release; others start from random weights, and may be of another config."""
     freeze: list[Part] = Field(default=[])
-    """Parts that stay as they are, statistics included; gradients pass through them."""
+    """Parts that stay as they are, statistics included; gradients pass through them. A bottleneck has to come from the
+    release."""
+
+    @model_validator(mode="after")
+    def _frozen_bottleneck_has_learnt(self) -> AutoencoderTrainingConfig:
+        if "bottleneck" in self.freeze and (self.init_from is None or "bottleneck" not in self.init_parts):
+            raise ValueError(
+                "freeze: a bottleneck that starts from random weights never learns; take it from a release (init_from, "
+                "init_parts)"
+            )
+        return self
 
 
 class ExperimentConfig(AutoencoderConfig):

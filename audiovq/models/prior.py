@@ -100,7 +100,7 @@ class PriorNetwork(nn.Module):
         top_k: int | None = None,
         top_p: float = 1.0,
     ) -> Int[Tensor, "batch books frames"]:
-        """Codes with the unknown ones drawn, each given those before it; see `audiovq.sampling.stepping.sample`.
+        """Codes with the unknown ones drawn, each given those before it; see `audiovq.sampling.base.sample`.
 
         Args:
             codes: `UNKNOWN` where a code is to be drawn, at the same places in all items.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import torch
 from einops import rearrange
@@ -106,19 +105,3 @@ class ConvStack(nn.Module):
             x = nn.functional.leaky_relu(layer(x), SLOPE)
             features.append(x)
         return self.score(x).squeeze(1).float(), features
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Gradients pass through a module within the block, and none arrives at its parameters.
-
-    What is computed within the block may be differentiated after it.
-    """
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in learning:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in learning:
-            parameter.requires_grad_(True)

@@ -126,7 +126,7 @@ class SourceDecoder(ConvNeXtStack, Decoder):
             "pitch": error.sum(-1) / voiced.sum(-1).clamp(min=1),
             "voicing": F.binary_cross_entropy_with_logits(controls.voicing, voiced.float(), reduction="none").mean(-1),
         }
-        wave = self.synthesize(controls, torch.where(voiced, f0, controls.f0.detach()), voiced, noise)
+        wave = self.synthesize(controls, torch.where(voiced, f0, controls.f0), voiced, noise)
         return DecoderOutput(wave, terms=terms)
 
     def pitch_times(self, num_frames: int, look_ahead: int) -> Int[Tensor, " hops"]:

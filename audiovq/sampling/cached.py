@@ -57,8 +57,7 @@ class CachedWaveNet(Stepper):
             past, dilation = self.buffers[number], network.config.dilations[number]
             taps = [*(past[(self.steps + back) % len(past)] for back in range(0, len(past), dilation)), x]
             gates = F.linear(torch.cat(taps, -1), self.matrices[number], dilated.bias)
-            if len(past):
-                past[self.steps % len(past)] = x
+            past[self.steps % len(past)] = x
             if condition is not None:
                 gates = gates + condition[:, number]
             residual, skip = network.split(F.linear(gate(gates, -1), output.weight[..., 0], output.bias), -1)

@@ -61,12 +61,14 @@ def train_autoencoder(
     """
     train = {path: _read(path) for path in config.data.train_manifests}
     valid = {path: _read(path) for path in config.data.valid_manifests}
-    start, state = None, Path(output) / STATE
+    start, state, speakers = None, Path(output) / STATE, []
     if config.training.init_from is not None and (force or not state.exists()):
         start = release.load_network(config.training.init_from, None, AutoencoderConfig, Autoencoder)
-        config = with_known_speakers(config, start[0].speakers)
+        speakers = start[0].speakers
     elif config.training.init_from is not None:  # The release may be there no more; the run has its speakers.
-        config = with_known_speakers(config, read_run_record(state)["config"].get("decoder", {}).get("speakers", []))
+        speakers = read_run_record(state)["config"].get("decoder", {}).get("speakers", [])
+    if "decoder" in config.training.init_parts:  # A new decoder is told those of the training data.
+        config = with_known_speakers(config, speakers)
     config = with_speakers(config, train, valid)
     if start is not None:
         check_same_model(config, start[0])

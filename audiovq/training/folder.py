@@ -13,9 +13,11 @@ from typing import Any
 
 import yaml
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
 
 from audiovq.config import TrainingConfig
 from audiovq.devices import choose_device, use_device
+from audiovq.distributed import is_distributed
 from audiovq.errors import CheckpointError, ConfigError, OutputExistsError
 from audiovq.files import open_file, read_json, remove_stale_partials, write_text
 from audiovq.models import release
@@ -85,11 +87,17 @@ def open_run(output: str | Path, record: dict[str, Any], accelerator: Accelerato
 def start_accelerator(device: str, settings: TrainingConfig) -> Accelerator:
     """The accelerator that trains on a device, in the precision of the settings.
 
+    Accelerate keeps device and precision for the whole process, and has no public way to change them. Here the next
+    training may have others, unless this is one of several processes, which stay what they are.
+
     Raises:
         ConfigError: there is no such device, or it does not know the precision, or several processes would share it.
     """
     chosen = choose_device(device)
     precision = "bf16" if settings.precision == "bf16" else "no"
+    if not is_distributed():
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
     try:
         accelerator = Accelerator(cpu=chosen.type == "cpu", mixed_precision=precision)
     except ValueError as error:

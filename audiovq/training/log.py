@@ -25,8 +25,8 @@ NO_BOARD = "TensorBoard is not installed (pip install 'audiovq[tensorboard]'): l
 class RunLog:
     """Metrics of a run, in `metrics.jsonl` (one JSON object a line) and, if it is installed, for TensorBoard.
 
-    Lines of steps from `first_step` on are dropped when the log is opened, so that a resumed run does not report
-    steps twice.
+    Lines of steps after `first_step`, the steps that are done, are dropped when the log is opened, so that a resumed
+    run does not report steps twice.
     """
 
     def __init__(self, folder: Path, first_step: int = 0):

@@ -208,7 +208,7 @@ class TrainingRun:
         terminal.train(self.progress.step, values["loss"], self.task.audio_seconds)
 
     def validate_and_save(self, terminal: Terminal) -> None:
-        """Validate, release the model if it is the best so far, and save the state."""
+        """Validate, release the model if it is the best so far or the last one is wanted, and save the state."""
         step, candidate = self.progress.step, self.task.model
         if self.average is not None:
             candidate = self.average.model

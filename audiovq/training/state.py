@@ -27,11 +27,12 @@ class Progress:
     step: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
     """Optimiser steps done."""
     best: dict[str, Annotated[float, Field(strict=True)]] | None = None
-    """Metrics of the best validation so far, with its `step`; the lowest `loss` is the best."""
+    """Metrics of the validation of the released model, with its `step`: that of the lowest `loss` so far, or the last
+    one, for a task that does not keep the best."""
 
     @property
     def best_loss(self) -> float | None:
-        """Lowest validation loss so far."""
+        """Validation loss of the released model."""
         return None if self.best is None else self.best["loss"]
 
 

@@ -87,6 +87,16 @@ def test_more_codebooks_leave_less():
     assert errors[-1] < 0.7 * errors[0]
 
 
+@pytest.mark.parametrize("books", [1, 2])
+def test_the_first_codebook_alone_is_told_where_there_are_several(books):
+    quantizer = build(num_codebooks=books).eval()
+    output = quantizer(latents())
+    if books == 1:
+        assert output.first is None
+    else:
+        torch.testing.assert_close(output.first, quantizer.decode(output.codes[:, :1]))
+
+
 def test_first_codebooks_are_placed_on_what_the_levels_before_them_leave():
     seed_everything("residual")
     quantizer = ResidualQuantizer(DIM, ResidualConfig(num_codebooks=3, codebook_size=K, dropout=0.0))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from accelerate.state import AcceleratorState, GradientState
 
 from audiovq.audio.files import load_audio, save_audio
 from audiovq.data.manifest import read_manifest, write_manifest
@@ -52,7 +50,7 @@ def speech(root) -> Path:
 
 
 @pytest.fixture
-def model(run, speech, root) -> Iterator[Path]:
+def model(run, speech, root) -> Path:
     """A tiny model, trained by the command line when a test first asks for it."""
     if not (root / "exp").exists():
         pattern = ("--speaker-pattern", "{speaker}/", "--split-by", "utterance")
@@ -61,9 +59,7 @@ def model(run, speech, root) -> Iterator[Path]:
         data = [f"data.{part}={root}/data/{split}.jsonl.gz" for part, split in (("train", "train"), ("valid", "dev"))]
         code, _, err = run("train", root / "tiny.yaml", *data, "-o", root / "exp", "--device", "cpu")
         assert code == 0, err
-    yield root / "exp/release"
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    return root / "exp/release"
 
 
 @pytest.fixture

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import yaml
-from accelerate.state import AcceleratorState, GradientState
 
 from audiovq.audio.files import load_audio, save_audio
 from audiovq.devices import derive_seed
@@ -21,13 +19,6 @@ from audiovq.tokens.codes_file import load_codes
 SPEECH = Path(__file__).parents[2] / "recipes" / "mini" / "data"
 HOP = 20
 """Samples a frame of the tiny tokenizers."""
-
-
-@pytest.fixture(autouse=True)
-def new_accelerator() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.fixture(scope="module")

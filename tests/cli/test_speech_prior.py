@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState, GradientState
 
 from audiovq.audio.files import load_audio
 from audiovq.devices import derive_seed
@@ -45,13 +43,6 @@ def speech(speech_folder, tmp_path) -> Path:
     for path in sorted((speech_folder / "june").glob("*.ogg"), key=lambda path: path.stat().st_size)[:10]:
         shutil.copy(path, tmp_path / "speech")
     return tmp_path / "speech"
-
-
-@pytest.fixture(autouse=True)
-def new_accelerator() -> Iterator[None]:
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 @pytest.mark.parametrize("pattern", ["delay", "flatten"])

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from accelerate.state import AcceleratorState, GradientState
 
 from audiovq.audio.files import AudioSource
 from audiovq.data.manifest import Utterance, write_manifest
 from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.training import log
+from audiovq.training.autoencoder import AutoencoderTask
 
 SPEECH = Path(__file__).parents[2] / "recipes" / "mini" / "data" / "june"
 
@@ -21,9 +21,7 @@ SPEECH = Path(__file__).parents[2] / "recipes" / "mini" / "data" / "june"
 @pytest.fixture
 def train(run):
     """Run `audiovq train ...` on the CPU; gives exit code, standard output and standard error."""
-    yield lambda *arguments: run("train", "--device", "cpu", *arguments)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    return lambda *arguments: run("train", "--device", "cpu", *arguments)
 
 
 @pytest.fixture
@@ -52,6 +50,15 @@ def assert_one_line(err: str, *parts: object) -> None:
     assert err.count("\n") == 1
     for part in parts:
         assert str(part) in err
+
+
+def test_after_adversarial_training_the_loss_is_that_of_the_last_model(train, config, tmp_path, monkeypatch):
+    losses = iter([1.0, 1.5, 2.0])  # The first one is the rehearsal's.
+    monkeypatch.setattr(AutoencoderTask, "validate", lambda *_: {"loss": next(losses)})
+    small = "adversarial={discriminator: {resolutions: [64], channels: [2]}}"
+    code, out, err = train(config, "-o", tmp_path / "exp", small)
+    assert code == 0, err
+    assert out == f"4 steps done, last validation loss 2.0000: {tmp_path / 'exp/release'}\n"
 
 
 def test_a_run_leaves_a_model_to_use_and_is_not_repeated(train, config, tmp_path):

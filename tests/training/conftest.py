@@ -31,7 +31,7 @@ def utterance(path: Path) -> Utterance:
 
 @pytest.fixture(autouse=True)
 def new_accelerator() -> Iterator[None]:
-    """Accelerate keeps its settings, such as the precision, for the whole process."""
+    """Accelerate keeps its settings for the whole process; some tests make an `Accelerator` of their own."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
@@ -82,6 +82,20 @@ def taught(tmp_path_factory, monkeypatch) -> dict[str, dict[str, Any]]:
         "bottleneck": {"type": "residual", "num_codebooks": 3, "codebook_size": 8, "code_dim": 4},
         "loss": {"fft_sizes": [512, 128], "distill": 2.0},
         "data": {"teacher": str(folder)},
+    }
+
+
+@pytest.fixture
+def codec(manifests) -> dict[str, Any]:
+    """Sections of a codec of residual codes with a source-driven decoder, trained on two manifests."""
+    return {
+        "encoder": {"type": "spectral", "hop_length": 80, "window": 128, "bands": 8, "dim": 8, "layers": 1},
+        "bottleneck": {"type": "residual", "num_codebooks": 2, "codebook_size": 8, "code_dim": 4},
+        "decoder": {"type": "source", "dim": 8, "layers": 1, "subframes": 2, "overlap": 3},
+        "data": {
+            **{"train": [manifests[0], manifests[1]], "shares": [0.7, 0.3], "memory_gib": 0.1, "pitch": "swift"},
+            "augmentation": {"gain": [-6, 3], "flip": True, "speeds": [0.9, 1.0]},
+        },
     }
 
 

@@ -100,7 +100,7 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def configs(experiment, wavenet, taught) -> dict[str, ExperimentConfig]:
+def configs(experiment, wavenet, taught, codec) -> dict[str, ExperimentConfig]:
     options = {"steps": 6, "valid_every": 6, "valid_utterances": 1, "averaging_decay": 0.5}
     configs = {update: experiment(bottleneck={"update": update}, training=options) for update in UPDATES}
     residual = {"type": "residual", "num_codebooks": 3, "codebook_size": 8, "decay": 0.8, "revive_below": 0.8}
@@ -111,6 +111,7 @@ def configs(experiment, wavenet, taught) -> dict[str, ExperimentConfig]:
     return configs | {
         "teacher": experiment(training=options, **taught),
         "wavenet": experiment(training=options, **wavenet),
+        "codec": experiment(training=options, **codec),
         "residual": experiment(bottleneck=residual, training={**options, "valid_utterances": 2}),
         "fsq": experiment(bottleneck=fsq, training=options),
         "adversarial": experiment(
@@ -161,7 +162,9 @@ def trained(folder, configs, of_prior) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", [*UPDATES, "wavenet", "residual", "fsq", "fsq-residual", "adversarial", "teacher"])
+@pytest.mark.parametrize(
+    "name", [*UPDATES, "wavenet", "residual", "fsq", "fsq-residual", "adversarial", "teacher", "codec"]
+)
 def test_weights_codebooks_and_statistics_are_equal_on_both(trained, name):
     ranks = [load_file(trained / name / f"rank-{rank}.safetensors") for rank in range(2)]
     assert not torch.equal(ranks[0].pop("first batch"), ranks[1].pop("first batch"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from audiovq.bottlenecks import fsq, residual
@@ -56,11 +57,13 @@ def test_behind_a_frozen_bottleneck_the_decoder_still_learns_to_do_with_fewer_co
         shown.append(residual_seen(*args))
         return shown[-1]
 
+    bottleneck = BOTTLENECKS[name] | {"dropout": 1.0}
+    train_autoencoder(experiment(bottleneck=bottleneck, training={"steps": 1}), tmp_path / "first", "cpu")
     residual_seen = residual.seen_codebooks
     for module in (residual, fsq):
         monkeypatch.setattr(module, "seen_codebooks", seen)
-    bottleneck = BOTTLENECKS[name] | {"dropout": 1.0}
-    options = {"steps": 4, "valid_every": 4, "freeze": ["encoder", "bottleneck"]}
+    options = {"init_from": str(tmp_path / "first/release"), "freeze": ["encoder", "bottleneck"]}
+    options |= {"steps": 4, "valid_every": 4}
     train_autoencoder(experiment(bottleneck=bottleneck, training=options), tmp_path / "run", "cpu")
     trained = torch.cat([books for books in shown if len(books) > 1 and books.shape[1] > 1])
     assert trained[:, 0].all()
@@ -126,16 +129,32 @@ def test_a_run_with_the_speakers_of_its_release_is_resumed(experiment, wavenet, 
     assert AudioTokenizer.from_pretrained(tmp_path / "run/release", "cpu").speakers == ["allison", "june"]
 
 
-def test_unknown_parts_and_combinations_that_train_nothing_are_refused(experiment, tmp_path):
+def test_a_new_decoder_learns_the_speakers_of_its_own_data(experiment, wavenet, tmp_path):
+    everyone = wavenet["decoder"] | {"speakers": ["allison", "june"]}
+    train_autoencoder(experiment(**{**wavenet, "decoder": everyone}, training={"steps": 1}), tmp_path / "first", "cpu")
+    options = {"init_from": str(tmp_path / "first/release"), "init_parts": ["encoder", "bottleneck"]}
+    for steps in (1, 2):
+        config = experiment(**wavenet, training={**options, "steps": steps})
+        assert train_autoencoder(config, tmp_path / "run", "cpu").step == steps
+    assert AudioTokenizer.from_pretrained(tmp_path / "run/release", "cpu").speakers == ["allison"]
+
+
+@pytest.mark.parametrize("start", [{}, {"init_from": "release", "init_parts": ["encoder", "decoder"]}])
+def test_a_bottleneck_is_not_frozen_before_it_has_learnt(experiment, start):
+    with pytest.raises(ValidationError, match="freeze: a bottleneck that starts from random weights never learns"):
+        experiment(training={**start, "freeze": ["bottleneck"]})
+
+
+def test_unknown_parts_and_combinations_that_train_nothing_are_refused(experiment, start, tmp_path):
     plain = experiment().model_dump(mode="json")
     plain["training"]["freeze"] = ["head"]
     with pytest.raises(ConfigError, match=r"training\.freeze.*'encoder', 'bottleneck' or 'decoder'"):
         parse_config(plain, type(experiment()), "tiny.yaml")
     plain |= {"bottleneck": {"type": "gumbel"}}
-    plain["training"]["freeze"] = ["bottleneck"]
+    plain["training"] |= {"freeze": ["bottleneck"], "init_from": "release"}
     with pytest.raises(ConfigError, match="passes no gradient to the encoder"):
         parse_config(plain, type(experiment()), "tiny.yaml")
-    everything = experiment(training={"freeze": ["encoder", "bottleneck", "decoder"]})
+    everything = experiment(training={"init_from": str(start), "freeze": ["encoder", "bottleneck", "decoder"]})
     with pytest.raises(ConfigError, match="leaves no weights to train"):
         train_autoencoder(everything, tmp_path / "run", "cpu")
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 
 from audiovq.config import TrainingConfig
@@ -94,6 +95,13 @@ def test_the_named_device_is_the_one_that_trains(monkeypatch):
     monkeypatch.setattr(Accelerator, "num_processes", 2)
     with pytest.raises(ConfigError, match="each process takes a device of its own"):
         start_accelerator("cuda:1", TrainingConfig(steps=1))
+
+
+def test_each_training_of_a_process_has_its_own_precision(experiment, tmp_path):
+    for precision, expected in (("fp32", "no"), ("bf16", "bf16"), ("fp32", "no")):
+        config = experiment(training={"steps": 1, "precision": precision})
+        assert train_autoencoder(config, tmp_path / precision, "cpu").step == 1
+        assert AcceleratorState().mixed_precision == expected
 
 
 GARBAGE = (b"\xff" * 8 + b"{", b"", b"precious", b"\x40\0\0\0\0\0\0\0{}")

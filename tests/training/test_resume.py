@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -30,10 +31,6 @@ CASES = {
     "adversarial": {
         "adversarial": {"discriminator": {"resolutions": [128], "periods": [3], "channels": [4]}, "start_step": 2},
         "training": {"averaging_decay": 0.7},
-    },
-    "adversarial, balanced": {
-        "adversarial": {"discriminator": {"resolutions": [128], "channels": [4]}, "balance": True},
-        "training": {"freeze": ["encoder", "bottleneck"]},
     },
 }
 
@@ -78,9 +75,20 @@ def kept_states(folder: Path) -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("case", [*CASES, "wavenet", "teacher"])
-def test_a_run_stopped_by_a_signal_and_resumed_equals_an_uninterrupted_one(case, experiment, wavenet, taught, tmp_path):
-    config = experiment(**{**CASES, "wavenet": wavenet, "teacher": taught}[case])
+@pytest.fixture
+def fine_tuned(experiment, codec, tmp_path) -> dict[str, dict[str, Any]]:
+    """The sections of a run behind the frozen encoder and bottleneck of a release."""
+    train_autoencoder(experiment(**codec, training={"steps": 1}), tmp_path / "first", "cpu")
+    return {
+        **codec,
+        "adversarial": {"discriminator": {"resolutions": [128], "channels": [4]}, "balance": True},
+        "training": {"init_from": str(tmp_path / "first/release"), "freeze": ["encoder", "bottleneck"]},
+    }
+
+
+@pytest.mark.parametrize("case", [*CASES, "wavenet", "taught", "codec", "fine_tuned"])
+def test_a_run_stopped_by_a_signal_and_resumed_equals_an_uninterrupted_one(case, experiment, request, tmp_path):
+    config = experiment(**(CASES[case] if case in CASES else request.getfixturevalue(case)))
     train_autoencoder(config, tmp_path / "whole", "cpu")
 
     handler = signal.getsignal(signal.SIGTERM)

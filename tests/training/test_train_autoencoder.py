@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -139,20 +138,6 @@ def test_a_missing_manifest_and_an_unknown_device_are_refused_before_anything_is
 
 
 # --- a decoder that starts from a source, several manifests ------------------------------------------------------
-
-
-@pytest.fixture
-def codec(experiment, manifests) -> dict[str, Any]:
-    """Sections of a codec of residual codes with a source-driven decoder, trained on two manifests."""
-    return {
-        "encoder": {"type": "spectral", "hop_length": 80, "window": 128, "bands": 8, "dim": 8, "layers": 1},
-        "bottleneck": {"type": "residual", "num_codebooks": 2, "codebook_size": 8, "code_dim": 4},
-        "decoder": {"type": "source", "dim": 8, "layers": 1, "subframes": 2, "overlap": 3},
-        "data": {
-            **{"train": [manifests[0], manifests[1]], "shares": [0.7, 0.3], "memory_gib": 0.1, "pitch": "swift"},
-            "augmentation": {"gain": [-6, 3], "flip": True, "speeds": [0.9, 1.0]},
-        },
-    }
 
 
 def test_a_codec_trains_on_several_manifests_with_the_true_pitch(experiment, codec, tmp_path):

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from audiovq.config import PriorExperimentConfig
@@ -178,7 +177,6 @@ def test_bf16_trains_in_bf16_and_hardly_changes_the_figures(make, tmp_path, monk
         train_prior(make({"precision": precision}), tmp_path / precision, "cpu")
         assert dtypes == {expected}
         found[precision] = best_validation(tmp_path / precision)["bits_per_code"]
-        AcceleratorState._reset_state(reset_partial_state=True)
     assert found["bf16"] == pytest.approx(found["fp32"], abs=0.05)
     assert found["bf16"] != found["fp32"]
 
