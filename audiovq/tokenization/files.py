@@ -35,20 +35,53 @@ def plan_files(
         OutputExistsError: two inputs would become the same file, or a file exists and `force` is not given.
         AudioVQError: a folder cannot be read.
     """
-    jobs: dict[Path, FileJob] = {}
+    jobs: list[FileJob] = []
+    planned: dict[Path, str] = {}
     for given in inputs:
         for source in find(given) if given.is_dir() else [given]:
             relative = source.relative_to(given) if given.is_dir() else Path(source.name)
             # A tar is only refused. It keeps its suffix here, so that it does not stand in the way of another file.
             name = relative.name if is_tar(source) else relative.stem
             target = output / relative.with_name(name + suffix)
-            if target in jobs:
-                raise OutputExistsError(
-                    f"{target} would be made of both {jobs[target].source} and {source}; use two calls and two outputs"
-                )
-            refuse_to_overwrite(target, force)
-            jobs[target] = FileJob(source, target)
-    return list(jobs.values())
+            _plan(planned, target, str(source), force)
+            jobs.append(FileJob(source, target))
+    return jobs
+
+
+def plan_utterances(
+    sets: Iterable[TokenSet],
+    output: Path,
+    force: bool,
+    jobs: Iterable[FileJob] = (),
+    utt_ids: Collection[str] | None = None,
+) -> int:
+    """How many wavs `decode_tokens` makes of token data sets, beside those of `jobs`.
+
+    Args:
+        utt_ids: of these utterances only; None: of all.
+
+    Raises:
+        OutputExistsError: as `plan_files`.
+        TokenError: a shard is damaged, or there is no utterance of such an id.
+    """
+    planned = {job.target: str(job.source) for job in jobs}
+    files = len(planned)
+    for tokens in sets:
+        if utt_ids is not None:
+            tokens.find(utt_ids)
+        for utt_id in tokens.ids if utt_ids is None else dict.fromkeys(utt_ids):
+            _plan(planned, output / f"{utt_id}.wav", f"utterance {utt_id!r} of {tokens.folder}", force)
+    return len(planned) - files
+
+
+def _plan(planned: dict[Path, str], target: Path, source: str, force: bool) -> None:
+    """Note what a file will be made of."""
+    if target in planned:
+        raise OutputExistsError(
+            f"{target} would be made of both {planned[target]} and {source}; use two calls and two outputs"
+        )
+    refuse_to_overwrite(target, force)
+    planned[target] = source
 
 
 def encode_files(tokenizer: AudioTokenizer, jobs: Iterable[FileJob], num_codebooks: int | None = None) -> list[str]:
@@ -117,7 +150,6 @@ def decode_tokens(
     tokenizer: AudioTokenizer,
     tokens: TokenSet,
     output: Path,
-    force: bool,
     speaker: str | None = None,
     utt_ids: Collection[str] | None = None,
 ) -> list[str]:
@@ -130,14 +162,11 @@ def decode_tokens(
     Raises:
         TokenError: the codes are another model's, a shard is damaged, or there is no utterance of such an id.
         SpeakerError: the model does not know the speaker.
-        OutputExistsError: a file exists and `force` is not given.
     """
     tokens.require_model(tokenizer)
     if speaker is not None:
         tokenizer.speaker_number(speaker)
     rows = tokens if utt_ids is None else (tokens[index] for index in tokens.find(utt_ids))
-    for utt_id in tokens.ids if utt_ids is None else utt_ids:
-        refuse_to_overwrite(output / f"{utt_id}.wav", force)
     failures = []
     for row in rows:
         target = output / f"{row.utt_id}.wav"
