@@ -194,13 +194,13 @@ def read_ids(given: Iterable[str]) -> list[str]:
 
 
 def find_codes_files(folder: Path) -> list[Path]:
-    """All codes files below a folder, sorted.
+    """All codes files below a folder, sorted; see `find_audio_files`.
 
     Raises:
+        AudioError: the folder cannot be read.
         TokenError: there are none.
     """
-    # Not the hidden files that a killed run leaves.
-    found = sorted(folder.rglob("[!.]*.npz"))
+    found = find_audio_files(folder, {".npz"})
     if not found:
         raise TokenError(f"{folder}: holds neither codes files (*.npz) nor a token data set ({TOKENIZER})")
     return found

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -234,6 +236,28 @@ def test_codes_are_decoded_by_a_model_that_differs_in_its_decoder_alone(run, mod
     expected, _ = tuned.reconstruct(*audiovq.load_audio(tree / "one.wav"))
     found, _ = audiovq.load_audio(tmp_path / "wavs/codes/one.wav")
     assert (found - expected[0]).abs().max() < 1e-3
+
+
+def test_codes_files_are_found_as_audio_files_are(run, model, tree, tmp_path, monkeypatch):
+    codes = tmp_path / "codes"
+    run("encode", model, tree / "one.wav", "-o", codes)
+    for name in (".partial-x/new", "closed", "elsewhere"):
+        (codes / name).mkdir(parents=True)
+        shutil.copy(codes / "one.npz", codes / name / "other.npz")
+    (codes / "elsewhere").rename(tmp_path / "elsewhere")
+    (codes / "linked").symlink_to(tmp_path / "elsewhere")
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    code, out, err = run("decode", model, codes, "-o", tmp_path / "wavs")
+    assert (code, out) == (1, f"2 of 3 files written: {tmp_path / 'wavs'}\n")
+    assert err.startswith(f"audiovq: {codes / 'closed'}: ")
+    assert files_below(tmp_path / "wavs") == {"one.wav", "linked/other.wav"}
 
 
 def test_codes_out_of_range_and_wrong_lengths_are_refused(run, model, tree, tmp_path):
