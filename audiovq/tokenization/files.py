@@ -32,19 +32,23 @@ def plan_files(
     """What is made of files and folders: `output` receives the tree below each folder, with another suffix.
 
     Raises:
-        OutputExistsError: two inputs would become the same file, or a file exists and `force` is not given.
+        OutputExistsError: two inputs would become the same file, one would be overwritten, or a file exists and `force`
+            is not given.
         AudioVQError: a folder cannot be read.
     """
     jobs: list[FileJob] = []
-    planned: dict[Path, str] = {}
     for given in inputs:
         for source in find(given) if given.is_dir() else [given]:
             relative = source.relative_to(given) if given.is_dir() else Path(source.name)
             # A tar is only refused. It keeps its suffix here, so that it does not stand in the way of another file.
             name = relative.name if is_tar(source) else relative.stem
-            target = output / relative.with_name(name + suffix)
-            _plan(planned, target, str(source), force)
-            jobs.append(FileJob(source, target))
+            jobs.append(FileJob(source, output / relative.with_name(name + suffix)))
+    sources = {job.source.resolve() for job in jobs}
+    planned: dict[Path, str] = {}
+    for job in jobs:
+        if job.target.resolve() in sources:
+            raise OutputExistsError(f"{job.target}: is one of the inputs; choose another output")
+        _plan(planned, job.target, str(job.source), force)
     return jobs
 
 

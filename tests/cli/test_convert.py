@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -106,6 +107,18 @@ def test_existing_files_are_overwritten_only_with_force(run, model, speech, tmp_
     assert (tmp_path / "0.wav").read_text() == "old"
     assert run(*arguments, "--force")[0] == 0
     assert soundfile.info(tmp_path / "0.wav").frames == SAMPLES
+
+
+def test_an_input_is_never_overwritten(run, model, speech, tmp_path):
+    folder = Path(shutil.copytree(speech, tmp_path / "speech"))
+    (tmp_path / "link").symlink_to(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*.wav")}
+    for output in (folder, tmp_path / "link"):
+        for force in ((), ("--force",)):
+            code, out, err = run("convert", model, folder, "--speaker", "june", "-o", output, *force)
+            assert (code, out) == (2, "")
+            assert_one_line(err, f"{output / 'allison/0.wav'}: is one of the inputs; choose another output")
+    assert {path: path.read_bytes() for path in folder.rglob("*.wav")} == before
 
 
 def test_bad_audio_is_told_and_the_rest_is_converted(run, model, speech, tmp_path):
