@@ -203,9 +203,20 @@ def test_tokens_without_speaker_are_told_and_the_exit_code_is_1(run, model, spee
     assert err.count("has to be told who speaks") == 6
 
 
-def test_evaluate_reconstructs_each_utterance_in_its_own_voice(run, model, root, tmp_path):
-    code, _, err = run("evaluate", model, root / "data/dev.jsonl.gz", "-o", tmp_path / "report", "--device", "cpu")
+def test_evaluate_reconstructs_each_utterance_in_its_own_voice(run, model, root, tmp_path, monkeypatch):
+    spoken = []
+    original = AudioTokenizer.reconstruct
+
+    def reconstruct(self, wave, rate, **named):
+        spoken.append(named["speaker"])
+        return original(self, wave, rate, **named)
+
+    monkeypatch.setattr(AudioTokenizer, "reconstruct", reconstruct)
+    manifest = root / "data/train.jsonl.gz"
+    code, _, err = run("evaluate", model, manifest, "-o", tmp_path / "report", "--device", "cpu")
     assert code == 0, err
+    assert spoken == [utterance.speaker for utterance in read_manifest(manifest)]
+    assert {*spoken} == {"allison", "june"}
     assert (tmp_path / "report/index.html").exists()
 
 
