@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from audiovq.audio.files import AudioSource
+from audiovq.config import AutoencoderConfig, parse_config
 from audiovq.data.items import Item
-from audiovq.errors import AudioError, AudioVQError, TokenError
+from audiovq.errors import AudioError, AudioVQError, ConfigError, TokenError
 from audiovq.files import sha256_of
 from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.storage import AnyPath, is_url
@@ -97,10 +98,20 @@ def _check_info(tokens: TokenSet, tokenizer: AudioTokenizer | None, result: Veri
     if tokenizer is not None:
         # A set may hold the first of the model's codebooks only.
         expected = asdict(TokenizerInfo.of(tokenizer, min(info.num_codebooks, tokenizer.num_codebooks)))
+        del expected["weights_sha256"], expected["model"]  # The first was compared before.
+        if not _encodes_alike(info.model, tokenizer.config):
+            result.problems.append(f"{path}: says another config than the model's; tokenize again")
     for name, value in expected.items():
         if (found := getattr(info, name)) != value:
-            shown = "another config than the model's" if name == "model" else f"{name} {found}, expected {value}"
-            result.problems.append(f"{path}: says {shown}; tokenize again")
+            result.problems.append(f"{path}: says {name} {found}, expected {value}; tokenize again")
+
+
+def _encodes_alike(model: dict[str, Any], config: AutoencoderConfig) -> bool:
+    """Whether a set's config is that of a model but for the decoder, and for settings that had no names then."""
+    try:
+        return parse_config({**model, "decoder": config.decoder.model_dump()}, AutoencoderConfig, TOKENIZER) == config
+    except ConfigError:
+        return False
 
 
 # --- rows ----------------------------------------------------------------------------------------------------

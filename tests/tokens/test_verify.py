@@ -7,6 +7,7 @@ import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from audiovq.data.manifest import Utterance, write_manifest
 from audiovq.data.sources import list_items
 from audiovq.errors import TokenError
 from audiovq.files import sha256_of
+from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.tokenization.run import tokenize
 from audiovq.tokens import TokenRow, TokenSet, write_shard
 from audiovq.tokens.verify import Verification, verify_tokens
@@ -213,6 +215,46 @@ def test_audio_in_a_tar_is_encoded_again_with_the_tar(tokenizer, model, six_file
     tokens = TokenSet(tmp_path / "codes")
     assert verify_tokens(tokens, list_items([tmp_path / "speech.tar"]), tokenizer).problems == []
     assert "is in a tar; name that as the input" in verify_tokens(tokens, None, tokenizer).problems[0]
+
+
+def named_by_all_weights(info: dict[str, Any], tokenizer: AudioTokenizer) -> None:
+    info["weights_sha256"] = tokenizer.weights_sha256
+
+
+def of_another_decoder(info: dict[str, Any], _: AudioTokenizer) -> None:
+    info["model"]["decoder"] = {"type": "later"}
+
+
+def of_before_a_setting_had_a_name(info: dict[str, Any], _: AudioTokenizer) -> None:
+    del info["model"]["encoder"]["type"], info["model"]["encoder"]["look_ahead"]
+
+
+@pytest.mark.parametrize("older", [named_by_all_weights, of_another_decoder, of_before_a_setting_had_a_name])
+def test_sets_that_readers_accept_have_no_problems_and_can_be_resumed(folder, tokenizer, model, manifest, older):
+    info = json.loads((folder / "tokenizer.json").read_text())
+    assert info["weights_sha256"] == tokenizer.codes_sha256
+    older(info, tokenizer)
+    (folder / "tokenizer.json").write_text(json.dumps(info))
+    for path in folder.glob("_units/*.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "weights_sha256": info["weights_sha256"]}))
+    assert problems(folder, None, tokenizer) == []
+
+    (shard,) = folder.glob("*.parquet")
+    shard.unlink()
+    assert tokenize(model, [manifest], folder, device="cpu").done == 1
+    assert problems(folder, None, tokenizer) == []
+    TokenSet(folder).require_model(tokenizer)
+
+
+@pytest.mark.parametrize(("part", "change"), [("encoder", {"look_ahead": 1}), ("bottleneck", {"codebook_size": 64})])
+def test_a_config_of_other_codes_is_a_problem(folder, tokenizer, part, change):
+    info = json.loads((folder / "tokenizer.json").read_text())
+    info["model"][part] |= change
+    (folder / "tokenizer.json").write_text(json.dumps(info))
+    assert problems(folder, None, tokenizer) == [
+        f"{folder / 'tokenizer.json'}: says another config than the model's; tokenize again"
+    ]
 
 
 def test_another_model_is_refused(folder, tiny_tokenizer):
