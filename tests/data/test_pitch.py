@@ -87,6 +87,19 @@ def test_what_a_tracker_found_is_read_where_it_is_not_installed(listed, monkeypa
         assert pitch_tracks(manifest, utterances, tracker).values.tolist() == [100.0] * len(ends)
 
 
+def test_of_a_damaged_file_nothing_is_read_or_tracks_of_the_right_form(tmp_path):
+    path, values = tmp_path / "pitch.npz", np.linspace(50, 600, 6, dtype=np.float32)
+    np.savez_compressed(path, values=values, ends=np.array([2, 6]), identity=np.str_("of two"))
+    whole, results = path.read_bytes(), set()
+    for place in range(len(whole)):
+        for change in (0x01, 0x15, 0xFF):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :])
+            found = pitch._read(path, "of two", 2)
+            results.add(found is None)
+            assert found is None or np.array_equal(found.values, values)
+    assert results == {True, False}
+
+
 def test_between_two_values_the_logarithm_is_interpolated_and_beside_silence_the_nearer_counts():
     tracks = PitchTracks(np.array([50, 100, 200, 0, 0, 300], np.float32), np.array([1, 6]))
     period = PERIOD / RATE
