@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import numpy as np
@@ -68,6 +69,17 @@ def test_tracks_are_kept_beside_the_manifest_and_made_anew_when_it_changes(liste
     (manifest.parent / "train.pitch-swift.npz").write_bytes(b"damaged")
     pitch_tracks(manifest, utterances, "swift")
     assert calls == [1, 2]
+
+
+def test_each_core_tracks_where_a_system_does_not_tell_which_a_process_may_use(listed, monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")  # As on macOS.
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    processes = []
+    monkeypatch.setattr(
+        pitch, "_track_all", lambda given, _, count: processes.append(count) or [np.ones(5, np.float32)] * len(given)
+    )
+    pitch_tracks(*listed, "swift")
+    assert processes == [3]
 
 
 def test_a_tracker_that_is_missing_is_named(listed, monkeypatch):
