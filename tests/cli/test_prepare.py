@@ -181,11 +181,8 @@ def test_a_run_that_came_meanwhile_stays(tmp_path, run, monkeypatch):
 
 
 def test_what_a_killed_run_left_goes_and_what_another_run_writes_stays(tmp_path, run, monkeypatch):
-    corpus, data, left = (
-        make_corpus(tmp_path / "corpus", speakers=1, utterances=1),
-        tmp_path / "data",
-        tmp_path / "left",
-    )
+    corpus = make_corpus(tmp_path / "corpus", speakers=1, utterances=1)
+    data, left = tmp_path / "data", tmp_path / "left"
 
     def keep(path, content):
         """What is there when a run is killed before it writes its summary."""
