@@ -199,6 +199,17 @@ def test_what_a_killed_run_left_goes_and_what_another_run_writes_stays(tmp_path,
         assert {path.name for path in folder.iterdir()} == {"train.jsonl.gz", "summary.json"}
 
 
+def test_a_second_recording_of_one_name_in_vctk_is_listed(tmp_path, run):
+    for folder in ("p225", "p226"):
+        path = tmp_path / "VCTK/wav48" / folder / "p225_001.wav"
+        path.parent.mkdir(parents=True)
+        soundfile.write(path, np.zeros(800), 8000)
+    assert run("prepare", "vctk", tmp_path / "VCTK", "-o", tmp_path / "data")[0] == 0
+    (listed,) = map(json.loads, (tmp_path / "data/left_out.jsonl").read_text().splitlines())
+    assert (listed["item"], listed["reason"]) == ("p225_001", "id occurs twice")
+    assert listed["detail"].startswith(str(path))
+
+
 def test_force_removes_only_what_prepare_has_written(tmp_path, run):
     corpus, data = make_corpus(tmp_path / "corpus", speakers=1, utterances=3), tmp_path / "data"
     data.mkdir()
