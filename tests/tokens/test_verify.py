@@ -304,3 +304,17 @@ def test_records_that_say_something_else_are_found(folder, tokenizer, name, wron
     found = problems(folder, None, tokenizer)
     assert len(found) == 1
     assert name.rpartition("/")[2] in found[0] or "planned shards" in found[0]
+
+
+@pytest.mark.parametrize("summed", [True, False])
+def test_whoever_opens_a_set_that_lacks_shards_is_warned_once(model, manifest, tmp_path, summed):
+    tokenize(model, [manifest], tmp_path / "codes", unit_seconds=4, device="cpu")
+    first, *others = sorted((tmp_path / "codes").glob("*.parquet"))
+    first.unlink()
+    if not summed:
+        (tmp_path / "codes/summary.json").unlink()
+    told = rf"codes: {len(others)} of {len(others) + 1} shards are there; tokenize again for the others"
+    with pytest.warns(RuntimeWarning, match=told) as found:
+        TokenSet(tmp_path / "codes")
+        TokenSet(tmp_path / "codes")
+    assert len(found) == 1
