@@ -61,31 +61,39 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     path = path.resolve() if path.is_symlink() else path
-    with _blaming(path):
-        _prepare(path.parent)
-        handle, temporary = _locked(lambda: _make_folder(path.parent))
-        try:
-            new, old = temporary / "new", temporary / "old"
-            new.mkdir()
-            old.mkdir()
-            yield new
-            for folder, _, names in os.walk(new):
-                for name in names:
-                    with Path(folder, name).open("rb+") as file:
-                        os.fsync(file.fileno())
-                    Path(folder, name).chmod(0o666 & ~_umask())  # Some writers make files that nobody else can read.
-                _fsync_folder(Path(folder))
-            if path.exists():
-                path.rename(old / path.name)
-            new.rename(path)
-            _fsync_folder(path.parent)
-        finally:
-            _discard(temporary)
-            os.close(handle)
+    with _blaming(path), partial_folder(path.parent) as new:
+        old = new.parent / "old"
+        old.mkdir()
+        yield new
+        for folder, _, names in os.walk(new):
+            for name in names:
+                with Path(folder, name).open("rb+") as file:
+                    os.fsync(file.fileno())
+                Path(folder, name).chmod(0o666 & ~_umask())  # Some writers make files that nobody else can read.
+            _fsync_folder(Path(folder))
+        if path.exists():
+            path.rename(old / path.name)
+        new.rename(path)
+        _fsync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def partial_folder(folder: str | Path) -> Iterator[Path]:
+    """An empty folder within `folder`, for files that take their places there together; what is left in it goes."""
+    folder = Path(folder)
+    _prepare(folder)
+    handle, temporary = _locked(lambda: _make_folder(folder))
+    try:
+        new = temporary / "new"
+        new.mkdir()
+        yield new
+    finally:
+        _discard(temporary)
+        os.close(handle)
 
 
 def remove_stale_partials(folder: AnyPath) -> None:
-    """Remove what `atomic_path` and `atomic_folder` left in a folder when they were killed.
+    """Remove what `atomic_path`, `atomic_folder` and `partial_folder` left in a folder when they were killed.
 
     A writer holds a lock, which ends with its process, however it ends; those of other hosts are seen, too, where the
     file system has such locks. Where it has none, nothing is removed; to an object store nothing is sent half.

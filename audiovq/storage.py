@@ -77,9 +77,6 @@ class RemotePath:
     def parent(self) -> RemotePath:
         return RemotePath(self.scheme, posixpath.dirname(self.key))
 
-    def with_name(self, name: str) -> RemotePath:
-        return self.parent / name
-
     def is_absolute(self) -> bool:
         return True
 
@@ -138,7 +135,7 @@ class RemotePath:
         with self._asking() as store:
             return store.cat_file(self.key, start=offset, end=offset + size, **known) if size > 0 else b""
 
-    def open(self, mode: str = "rb") -> io.BufferedReader:
+    def open(self) -> io.BufferedReader:
         """Open a file for reading, block by block."""
         return io.BufferedReader(_RemoteFile(self), BLOCK)
 

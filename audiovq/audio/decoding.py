@@ -7,16 +7,17 @@ import io
 import os
 import stat
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from audiovq.errors import AudioError
 from audiovq.storage import BLOCK as REMOTE_BLOCK
-from audiovq.storage import Location
+from audiovq.storage import HeldFile, Location
 from audiovq.text import printable, warn_once
 
 Span = tuple[int, int]
@@ -71,6 +72,20 @@ def _look(path: Path) -> tuple[int, tuple[int, ...]]:
         kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
         raise AudioError(f"{path}: is {kind}, expected an audio file")
     return status.st_size, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+Found = TypeVar("Found")
+
+
+def once_a_place(look: Callable[[Place], Found]) -> Callable[[Place], Found]:
+    """Remember, for this process, what was found in files; not of those in memory, which would stay there with it."""
+    remembered = lru_cache(maxsize=2**16)(look)
+
+    @wraps(look)
+    def found(place: Place) -> Found:
+        return look(place) if isinstance(place.path, HeldFile) else remembered(place)
+
+    return found
 
 
 class FilePart(io.RawIOBase):
@@ -130,6 +145,8 @@ class FilePart(io.RawIOBase):
 
 def _fetch(place: Place, size: int, offset: int) -> bytes:
     """What `os.pread` gives for a local file."""
+    if isinstance(place.path, HeldFile):
+        return place.path.fetch(size, offset)
     found = b""
     while len(found) < size:
         number, start = divmod(offset - place.first + len(found), REMOTE_BLOCK)

@@ -351,7 +351,7 @@ def find_audio_files(folder: str | Path, suffixes: Collection[str] = AUDIO_SUFFI
     seen: set[Path] = set()  # A link may lead back to a folder above it.
     for root, folders, files in os.walk(folder, onerror=note, followlinks=True):
         place = Path(root).resolve()
-        folders[:] = [] if place in seen else [name for name in folders if not name.startswith(".")]
+        folders[:] = [] if place in seen else sorted(name for name in folders if not name.startswith("."))
         if place not in seen:
             found += [Path(root, name) for name in files if not name.startswith(".")]
         seen.add(place)

@@ -100,7 +100,7 @@ def frame_size(head: bytes) -> int:
     version, layer, rate_index, coarse = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3), head[2] >> 4, head[2] >> 2 & 3
     if version == 1 or layer == 4 or rate_index in (0, 15) or coarse == 3:
         return 0
-    rate = (44100, 48000, 32000)[coarse] >> (0, 1, 2)[{3: 0, 2: 1, 0: 2}[version]]
+    rate = (44100, 48000, 32000)[coarse] >> {3: 0, 2: 1, 0: 2}[version]
     bits, padding = _KBPS[version == 3, layer][rate_index] * 1000, head[2] >> 1 & 1
     if layer == 1:
         return (12 * bits // rate + padding) * 4

@@ -5,14 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import re
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import soundfile
 
 from audiovq.audio.completeness import has_open_end, missing_in_file, missing_in_log, walk_ogg, wrong_ogg_page
-from audiovq.audio.decoding import BLOCK, AudioDecoder, FilePart, Place, check_header, reason, warn_of_open_end
+from audiovq.audio.decoding import (
+    BLOCK,
+    AudioDecoder,
+    FilePart,
+    Place,
+    check_header,
+    once_a_place,
+    reason,
+    warn_of_open_end,
+)
 from audiovq.audio.mpeg import MpegFrames, walk_mpeg
 from audiovq.errors import AudioError
 
@@ -163,14 +171,14 @@ class SoundDecoder(AudioDecoder):
             raise self._part.error
 
 
-@lru_cache(maxsize=2**16)
+@once_a_place
 def _mpeg_frames(place: Place) -> MpegFrames:
     """What a file's headers say, looked at once a process."""
     with FilePart(place) as file:
         return walk_mpeg(file, place.size)  # type: ignore[arg-type]
 
 
-@lru_cache(maxsize=2**16)
+@once_a_place
 def _count(place: Place) -> int:
     """Samples of an Ogg file, counted once a process."""
     check_pages(place)

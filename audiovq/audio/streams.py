@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
 import av
@@ -21,6 +20,7 @@ from audiovq.audio.decoding import (
     Place,
     check_channel,
     check_header,
+    once_a_place,
     reason,
     warn_of_open_end,
 )
@@ -213,7 +213,7 @@ class StreamDecoder(AudioDecoder):
 _DAMAGED = "cannot be decoded ({}); is the file damaged?"
 
 
-@lru_cache(maxsize=2**16)
+@once_a_place
 def _count(place: Place) -> int:
     """Samples of a file, counted once a process: no header is believed."""
     decoder = StreamDecoder(place)

@@ -70,16 +70,17 @@ def evaluate_command(
     from audiovq.batching import evenly_spread
     from audiovq.data.sources import read_utterances
     from audiovq.evaluation.evaluate import evaluate
-    from audiovq.evaluation.judges import load_judges
+    from audiovq.evaluation.judges import known_judges, load_judges
     from audiovq.evaluation.report import check_report_folder, format_table, write_report
     from audiovq.models.tokenizer import AudioTokenizer
     from audiovq.storage import locate
 
     check_report_folder(output, force)
+    names = known_judges(filter(None, judges.split(",")))
     found, left_out = read_utterances(locate(manifest))
     utterances = evenly_spread(found, limit)
     tokenizer = AudioTokenizer.from_pretrained(model, device)
-    panel = load_judges(filter(None, judges.split(",")), wer_model, wer_language)
+    panel = load_judges(names, wer_model, wer_language)
     evaluation = evaluate(tokenizer, utterances, model, manifest, examples, judges=panel, num_codebooks=codebooks)
     evaluation.rejected.update((item.item, item.detail) for item in left_out)
     check_report_folder(output, force)  # Once more: another evaluation may have come meanwhile.

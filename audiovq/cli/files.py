@@ -69,7 +69,14 @@ def decode(
     """Decode codes to wav files."""
     from audiovq.models.tokenizer import AudioTokenizer
     from audiovq.storage import RemotePath, locate
-    from audiovq.tokenization.files import decode_files, decode_tokens, find_codes_files, plan_files, read_ids
+    from audiovq.tokenization.files import (
+        decode_files,
+        decode_tokens,
+        find_codes_files,
+        plan_files,
+        plan_utterances,
+        read_ids,
+    )
     from audiovq.tokens import TOKENIZER, TokenSet
 
     places = [locate(given) for given in inputs]
@@ -79,12 +86,11 @@ def decode(
     if wanted is not None and (files or len(sets) != 1):
         raise TokenError("--utt-ids chooses from one token data set; name just one, and no codes files")
     jobs = plan_files(files, output, ".wav", find_codes_files, force)
+    total = len(jobs) + plan_utterances(sets, output, force, jobs, wanted)
     tokenizer = AudioTokenizer.from_pretrained(model, device)
     failures = decode_files(tokenizer, jobs, speaker) if jobs else []
-    total = len(jobs)
     for tokens in sets:
-        failures += decode_tokens(tokenizer, tokens, output, force, speaker, wanted)
-        total += len(tokens) if wanted is None else len(set(wanted))
+        failures += decode_tokens(tokenizer, tokens, output, speaker, wanted)
     report_files(failures, total, output)
 
 

@@ -79,14 +79,17 @@ def vctk(root: Path) -> Listing:
             f"{root}: is no VCTK: expected wav48_silence_trimmed/ (release 0.92) or wav48/ (0.80) in it"
         )
     files = find_audio_files(folder)
-    audio = {path.name.removesuffix(ending): path for path in files if path.name.endswith(ending)}
-    seconds = {re.sub(r"_mic\d+$", "", path.stem) for path in files} - set(audio)
+    audio = [path for path in files if path.name.endswith(ending)]
+    names = {path.name.removesuffix(ending) for path in audio}
+    seconds = {re.sub(r"_mic\d+$", "", path.stem) for path in files} - names
     texts = _read_texts(sorted((root / "txt").glob("*/*.txt")))
     return Listing(
-        entries=[Entry(name, path, path.parent.name, texts.get(name)) for name, path in audio.items()],
+        entries=[
+            Entry(name := path.name.removesuffix(ending), path, path.parent.name, texts.get(name)) for path in audio
+        ],
         left_out=[
             *(LeftOut(name, "no audio for microphone 1") for name in sorted(seconds)),
-            *(LeftOut(name, _NO_AUDIO) for name in sorted(set(texts) - set(audio) - seconds)),
+            *(LeftOut(name, _NO_AUDIO) for name in sorted(set(texts) - names - seconds)),
         ],
         speakers=_read_speaker_info(root / "speaker-info.txt"),
     )

@@ -123,7 +123,10 @@ class CropSampler:
 
     def _needed(self, speed: float) -> int:
         """Samples of an utterance that become a crop."""
-        return self.crop_samples if speed == 1 else math.ceil(self.crop_samples * speed) + 1
+        if speed == 1:
+            return self.crop_samples
+        # By the rate that they are resampled from, which is a whole number.
+        return math.ceil(self.crop_samples * (round(self.sample_rate * speed) / self.sample_rate)) + 1
 
     def _waves(self, numbers: list[int], starts: list[int], speeds: list[float]) -> Float[Tensor, "batch time"]:
         """The crops, those of one speed at a time."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lhotse.cut import Cut, MonoCut, MultiCut
 
 _MAX_LINE = 2**26  # Bytes of a cut: one of a day may have a word in each second.
-_KINDS = {"MonoCut", "MultiCut", "MixedCut", "PaddingCut", "Cut"}
+_KINDS = ("MonoCut", "MultiCut", "MixedCut", "PaddingCut", "Cut")
 _SHARD = re.compile(r"cuts\.(.+)\.jsonl(\.gz)?")
 _SAVE = "save it as audio first (CutSet.save_audios)"
 

@@ -6,8 +6,6 @@ librosa, or SwiftF0 (`pip install 'audiovq[pitch]'`), a small network that is se
 
 from __future__ import annotations
 
-import os
-import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -22,6 +20,7 @@ import numpy as np
 
 from audiovq.data.kept import beside, identity_of, kept_beside
 from audiovq.data.manifest import Utterance
+from audiovq.devices import usable_cores
 from audiovq.errors import ConfigError, WorkerError
 from audiovq.storage import AnyPath
 from audiovq.text import watched
@@ -93,7 +92,7 @@ def pitch_tracks(
     def make(path: Path) -> None:
         if name == "swift" and not find_spec("swift_f0"):
             raise ConfigError("pitch tracker 'swift' is not installed: pip install 'audiovq[pitch]', or use 'pyin'")
-        tracks = _track_all(utterances, TRACKERS[name], processes or len(os.sched_getaffinity(0)))
+        tracks = _track_all(utterances, TRACKERS[name], processes or usable_cores())
         ends = np.cumsum([len(track) for track in tracks])
         with path.open("wb") as file:
             np.savez_compressed(file, values=np.concatenate(tracks), ends=ends, identity=np.str_(identity))
@@ -160,6 +159,6 @@ def _read(cache: Path, identity: str, count: int) -> PitchTracks | None:
         with cache.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             tracks = PitchTracks(arrays["values"], arrays["ends"])
             fits = str(arrays["identity"]) == identity and len(tracks.ends) == count
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # Whatever a damaged archive makes its readers raise.
         return None
     return tracks if fits else None

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from audiovq.data.corpora import CORPORA
@@ -16,8 +15,7 @@ from audiovq.data.listing import Entry, LeftOut, Listing, open_entries
 from audiovq.data.manifest import Utterance, write_manifest
 from audiovq.data.splits import SPLITS, SplitBy, assign_splits, choose_split_by
 from audiovq.errors import ConfigError, ManifestError, OutputExistsError
-from audiovq.files import read_json, refuse_to_overwrite, remove_stale_partials, sha256_of, write_json, write_text
-from audiovq.storage import require_local
+from audiovq.files import partial_folder, read_json, refuse_to_overwrite, sha256_of, write_json, write_text
 from audiovq.text import escape
 
 _SUMMARY = "summary.json"
@@ -174,11 +172,7 @@ def _write(
     output: Path, utterances: list[Utterance], left_out: list[LeftOut], summary: dict[str, Any], force: bool
 ) -> dict[str, Any]:
     """Write all files, then put them in their places; the summary, which tells what belongs to it, comes last."""
-    require_local(output)
-    output.mkdir(parents=True, exist_ok=True)
-    remove_stale_partials(output)
-    with TemporaryDirectory(dir=output, prefix=".partial-") as name:
-        new = Path(name)
+    with partial_folder(output) as new:
         for split in summary["splits"]:
             write_manifest(new / f"{split}.jsonl.gz", _part(utterances, split), folder=output)
         if left_out:

@@ -77,13 +77,17 @@ def _list_input(given: Input) -> Iterator[Item]:
     if not isinstance(given, str | Path | RemotePath):
         return list_cut_set(given)
     path = locate(given)
+    if path.exists():
+        return _list_path(path)
+    found = _matching(path)
+    if not found:
+        raise ManifestError(f"{path}: no such file or folder")
+    return (item for one in found for item in _list_path(one))
+
+
+def _list_path(path: AnyPath) -> Iterator[Item]:
     if path.is_dir():
         return _list_folder(path.absolute())
-    if not path.exists():
-        found = _matching(path)
-        if not found:
-            raise ManifestError(f"{path}: no such file or folder")
-        return (item for one in found for item in _list_input(one))
     if path.name == "wav.scp" and isinstance(path, Path):
         return _list_kaldi(path.parent)
     if is_tar(path):
@@ -95,10 +99,11 @@ def _list_input(given: Input) -> Iterator[Item]:
 
 
 def _matching(pattern: AnyPath) -> list[AnyPath]:
-    """What a path, taken as a pattern, stands for."""
+    """What a path, taken as a pattern, stands for; not itself, as which `glob` gives a link whose target is gone."""
     if isinstance(pattern, RemotePath):
         return [*pattern.matching()]
-    return [Path(path) for path in sorted(glob.glob(str(pattern), recursive=True))]  # noqa: PTH207 (absolute patterns)
+    found = map(Path, sorted(glob.glob(str(pattern), recursive=True)))  # noqa: PTH207 (absolute patterns)
+    return [path for path in found if path != pattern]
 
 
 def _list_kaldi(folder: Path) -> Iterator[Item]:

@@ -263,6 +263,15 @@ class Judges:
 JUDGES = ("mos", "wer", "speaker", "pitch")
 
 
+def known_judges(names: Iterable[str]) -> list[str]:
+    """The names without repetition; raises `ConfigError` if there is no judge of one."""
+    names = list(dict.fromkeys(names))
+    for name in names:
+        if name not in JUDGES:
+            raise ConfigError(f"unknown judge {name!r}; there are {', '.join(JUDGES)}")
+    return names
+
+
 def load_judges(names: Iterable[str], wer_model: Path | None = None, wer_language: str | None = None) -> Judges:
     """Load judges by their names; those that cannot run are listed with the reason.
 
@@ -273,11 +282,8 @@ def load_judges(names: Iterable[str], wer_model: Path | None = None, wer_languag
     Raises:
         ConfigError: there is no such judge, or the recogniser does not know the language.
     """
-    judges, names = Judges(), list(dict.fromkeys(names))
-    for name in names:
-        if name not in JUDGES:
-            raise ConfigError(f"unknown judge {name!r}; there are {', '.join(JUDGES)}")
-    for name in names:
+    judges = Judges()
+    for name in known_judges(names):
         try:
             judge, metrics = _load(name, wer_model, wer_language)
         except ImportError as error:

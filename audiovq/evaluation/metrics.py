@@ -1,4 +1,4 @@
-"""How close a reconstruction is to its original, and how well the codes are used.
+"""How close a reconstruction is to its original.
 
 Every metric compares two waveforms [1, T] of equal length and returns a number, or raises `MetricError` with
 the reason why there is none. Such failures are counted and named; they never enter a mean.

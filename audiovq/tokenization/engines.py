@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import os
 import signal
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 from audiovq.allocator import keep_freed_memory
+from audiovq.devices import usable_cores
 from audiovq.errors import AudioVQError, ConfigError, WorkerError
 from audiovq.tokenization.plan import Unit
 from audiovq.tokenization.worker import TokenizingJob, work
@@ -26,11 +26,6 @@ _KEPT = "what was done is kept, and the same command goes on from there"
 
 
 # --- processes ---------------------------------------------------------------------------------------------
-
-
-def usable_cores() -> int:
-    """Cores that this process may use; a batch system often gives it a part of the machine."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass

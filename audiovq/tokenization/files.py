@@ -32,23 +32,60 @@ def plan_files(
     """What is made of files and folders: `output` receives the tree below each folder, with another suffix.
 
     Raises:
-        OutputExistsError: two inputs would become the same file, or a file exists and `force` is not given.
+        OutputExistsError: two inputs would become the same file, one would be overwritten, or a file exists and `force`
+            is not given.
         AudioVQError: a folder cannot be read.
     """
-    jobs: dict[Path, FileJob] = {}
+    jobs: list[FileJob] = []
     for given in inputs:
         for source in find(given) if given.is_dir() else [given]:
             relative = source.relative_to(given) if given.is_dir() else Path(source.name)
             # A tar is only refused. It keeps its suffix here, so that it does not stand in the way of another file.
             name = relative.name if is_tar(source) else relative.stem
-            target = output / relative.with_name(name + suffix)
-            if target in jobs:
-                raise OutputExistsError(
-                    f"{target} would be made of both {jobs[target].source} and {source}; use two calls and two outputs"
-                )
-            refuse_to_overwrite(target, force)
-            jobs[target] = FileJob(source, target)
-    return list(jobs.values())
+            jobs.append(FileJob(source, output / relative.with_name(name + suffix)))
+    sources = {job.source.resolve() for job in jobs}
+    planned: dict[Path, str] = {}
+    for job in jobs:
+        if job.target.resolve() in sources:
+            raise OutputExistsError(f"{job.target}: is one of the inputs; choose another output")
+        _plan(planned, job.target, str(job.source), force)
+    return jobs
+
+
+def plan_utterances(
+    sets: Iterable[TokenSet],
+    output: Path,
+    force: bool,
+    jobs: Iterable[FileJob] = (),
+    utt_ids: Collection[str] | None = None,
+) -> int:
+    """How many wavs `decode_tokens` makes of token data sets, beside those of `jobs`.
+
+    Args:
+        utt_ids: of these utterances only; None: of all.
+
+    Raises:
+        OutputExistsError: as `plan_files`.
+        TokenError: a shard is damaged, or there is no utterance of such an id.
+    """
+    planned = {job.target: str(job.source) for job in jobs}
+    files = len(planned)
+    for tokens in sets:
+        if utt_ids is not None:
+            tokens.find(utt_ids)
+        for utt_id in tokens.ids if utt_ids is None else dict.fromkeys(utt_ids):
+            _plan(planned, output / f"{utt_id}.wav", f"utterance {utt_id!r} of {tokens.folder}", force)
+    return len(planned) - files
+
+
+def _plan(planned: dict[Path, str], target: Path, source: str, force: bool) -> None:
+    """Note what a file will be made of."""
+    if target in planned:
+        raise OutputExistsError(
+            f"{target} would be made of both {planned[target]} and {source}; use two calls and two outputs"
+        )
+    refuse_to_overwrite(target, force)
+    planned[target] = source
 
 
 def encode_files(tokenizer: AudioTokenizer, jobs: Iterable[FileJob], num_codebooks: int | None = None) -> list[str]:
@@ -117,7 +154,6 @@ def decode_tokens(
     tokenizer: AudioTokenizer,
     tokens: TokenSet,
     output: Path,
-    force: bool,
     speaker: str | None = None,
     utt_ids: Collection[str] | None = None,
 ) -> list[str]:
@@ -130,14 +166,11 @@ def decode_tokens(
     Raises:
         TokenError: the codes are another model's, a shard is damaged, or there is no utterance of such an id.
         SpeakerError: the model does not know the speaker.
-        OutputExistsError: a file exists and `force` is not given.
     """
     tokens.require_model(tokenizer)
     if speaker is not None:
         tokenizer.speaker_number(speaker)
     rows = tokens if utt_ids is None else (tokens[index] for index in tokens.find(utt_ids))
-    for utt_id in tokens.ids if utt_ids is None else utt_ids:
-        refuse_to_overwrite(output / f"{utt_id}.wav", force)
     failures = []
     for row in rows:
         target = output / f"{row.utt_id}.wav"
@@ -165,13 +198,13 @@ def read_ids(given: Iterable[str]) -> list[str]:
 
 
 def find_codes_files(folder: Path) -> list[Path]:
-    """All codes files below a folder, sorted.
+    """All codes files below a folder, sorted; see `find_audio_files`.
 
     Raises:
+        AudioError: the folder cannot be read.
         TokenError: there are none.
     """
-    # Not the hidden files that a killed run leaves.
-    found = sorted(folder.rglob("[!.]*.npz"))
+    found = find_audio_files(folder, {".npz"})
     if not found:
         raise TokenError(f"{folder}: holds neither codes files (*.npz) nor a token data set ({TOKENIZER})")
     return found

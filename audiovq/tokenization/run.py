@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from audiovq.data.sources import Input, list_items
-from audiovq.errors import WorkerError
+from audiovq.errors import TokenError, WorkerError
 from audiovq.storage import AnyPath, locate
 from audiovq.tokenization.claim import claim
 from audiovq.tokenization.commit import committed, consolidate
@@ -85,13 +85,16 @@ def tokenize(
     from audiovq.models.tokenizer import AudioTokenizer
     from audiovq.tokenization import engines
     from audiovq.tokenization.worker import EncodingSettings, TokenizingJob, work
-    from audiovq.tokens import TokenizerInfo
+    from audiovq.tokens.info import TokenizerInfo, read_tokenizer_info
 
     if engine == "local":
         processes = processes or max(1, engines.accelerators(device))
     alone = engine == "local" and processes == 1
     tokenizer = AudioTokenizer.from_pretrained(model, device if alone else "cpu")
     output, info = locate(output), TokenizerInfo.of(tokenizer, num_codebooks)
+    with suppress(TokenError):  # A set that was begun names its model as it has, or there is none.
+        if tokenizer.made(named := read_tokenizer_info(output).weights_sha256):
+            info = replace(info, weights_sha256=named)
     settings = EncodingSettings(batch_seconds, max_seconds, info.chosen_codebooks)
     job = TokenizingJob(str(model), info.weights_sha256, output.absolute(), settings, device)
     request = TokenizingRequest(items, info.weights_sha256, max_seconds, unit_seconds, info.chosen_codebooks)

@@ -205,7 +205,7 @@ class TokenizingJob:
             TokenError: it is no longer the one that the job began with.
         """
         tokenizer = AudioTokenizer.from_pretrained(self.model, device or self.device)
-        if tokenizer.codes_sha256 != self.weights_sha256:
+        if not tokenizer.made(self.weights_sha256):
             raise TokenError(f"{self.model}: has changed since the job began; start the job again")
         return tokenizer
 

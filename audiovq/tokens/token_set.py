@@ -12,8 +12,9 @@ import numpy as np
 
 from audiovq.errors import TokenError
 from audiovq.storage import AnyPath, locate
+from audiovq.text import warn_once
 from audiovq.tokens.info import TOKENIZER, read_tokenizer_info, require_same_model
-from audiovq.tokens.records import SIDECARS, Sidecar, read_record
+from audiovq.tokens.records import PLAN, SIDECARS, SUMMARY, PlanCounts, SetSummary, Sidecar, read_record
 from audiovq.tokens.shards import RowGroup, TokenRow, open_shard, read_columns
 
 if TYPE_CHECKING:
@@ -52,6 +53,21 @@ class TokenSet:
             raise TokenError(f"{self.folder}: holds no token shards (*.parquet); tokenize some audio into it first")
         self._files: OrderedDict[int, Any] = OrderedDict()
         self._decoded: OrderedDict[int, RowGroup] = OrderedDict()
+
+        self._warn_of_missing()
+
+    def _warn_of_missing(self) -> None:
+        """Warn if the set has fewer shards than its summary counts or, without one, its plan names."""
+        with suppress(TokenError):  # A set of before there were plans, or a damaged one, does not tell.
+            if (self.folder / SUMMARY).exists():
+                planned = read_record(self.folder / SUMMARY, SetSummary).shards
+            else:
+                planned = read_record(self.folder / SIDECARS / PLAN, PlanCounts).units
+            if len(self.shards) < planned:
+                warn_once(
+                    f"missing shards of {self.folder}",
+                    f"{self.folder}: {len(self.shards)} of {planned} shards are there; tokenize again for the others",
+                )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_files": OrderedDict(), "_decoded": OrderedDict()}

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from audiovq.audio.files import AudioSource
+from audiovq.config import AutoencoderConfig, parse_config
 from audiovq.data.items import Item
-from audiovq.errors import AudioError, AudioVQError, TokenError
+from audiovq.errors import AudioError, AudioVQError, ConfigError, TokenError
 from audiovq.files import sha256_of
 from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.storage import AnyPath, is_url
@@ -74,9 +75,10 @@ def verify_tokens(
     result = Verification()
     _check_info(tokens, tokenizer, result)
     content = _read_rows(tokens, sample, result)
-    _check_sidecars(tokens, content, result)
+    rejected = _rejected(tokens.folder, result.problems)
+    _check_sidecars(tokens, content, rejected, result)
     if listed is not None:
-        _check_items(tokens, content, listed, result)
+        _check_items(tokens, content, rejected, listed, result)
     if tokenizer is not None:
         _encode_again(tokenizer, content.sample, listed, result)
     return result
@@ -97,10 +99,20 @@ def _check_info(tokens: TokenSet, tokenizer: AudioTokenizer | None, result: Veri
     if tokenizer is not None:
         # A set may hold the first of the model's codebooks only.
         expected = asdict(TokenizerInfo.of(tokenizer, min(info.num_codebooks, tokenizer.num_codebooks)))
+        del expected["weights_sha256"], expected["model"]  # The first was compared before.
+        if not _encodes_alike(info.model, tokenizer.config):
+            result.problems.append(f"{path}: says another config than the model's; tokenize again")
     for name, value in expected.items():
         if (found := getattr(info, name)) != value:
-            shown = "another config than the model's" if name == "model" else f"{name} {found}, expected {value}"
-            result.problems.append(f"{path}: says {shown}; tokenize again")
+            result.problems.append(f"{path}: says {name} {found}, expected {value}; tokenize again")
+
+
+def _encodes_alike(model: dict[str, Any], config: AutoencoderConfig) -> bool:
+    """Whether a set's config is that of a model but for the decoder, and for settings that had no names then."""
+    try:
+        return parse_config({**model, "decoder": config.decoder.model_dump()}, AutoencoderConfig, TOKENIZER) == config
+    except ConfigError:
+        return False
 
 
 # --- rows ----------------------------------------------------------------------------------------------------
@@ -169,8 +181,8 @@ def _row_problems(info: TokenizerInfo, row: TokenRow) -> Iterator[str]:
 # --- sidecars ------------------------------------------------------------------------------------------------
 
 
-def _check_sidecars(tokens: TokenSet, content: Content, result: Verification) -> None:
-    """Compare shards with what their sidecars say, and the sidecars with the plan."""
+def _check_sidecars(tokens: TokenSet, content: Content, rejected: set[str], result: Verification) -> None:
+    """Compare shards with what their sidecars say, and the sidecars with the plan and what sums them up."""
     folder = tokens.folder / SIDECARS
     if not folder.exists():
         result.problems.append(f"{folder}: is missing; whether shards are as they were written cannot be told")
@@ -202,8 +214,13 @@ def _check_sidecars(tokens: TokenSet, content: Content, result: Verification) ->
         f"{_count(len(sidecars), 'sidecar')}: SHA-256, model, numbers of codebooks, utterances and frames"
     )
     digest = set_digest(hashes.items())
-    if (tokens.folder / SUMMARY).exists() and not result.problems:  # Otherwise they tell why.
-        _check_sums(tokens, records, plan, digest, result)
+    summed = (tokens.folder / SUMMARY).exists()
+    if plan and len(sidecars) >= plan.units and not summed:
+        result.problems.append(
+            f"{tokens.folder / SUMMARY}: is missing, but all planned shards are there; tokenize again"
+        )
+    elif summed and not result.problems:  # Otherwise they tell why.
+        _check_sums(tokens, records, plan, digest, rejected, result)
     result.checked.append(f"digest {digest}")
 
 
@@ -215,7 +232,12 @@ def _hash(shard: AnyPath) -> str:
 
 
 def _check_sums(
-    tokens: TokenSet, records: list[Sidecar], plan: PlanCounts | None, digest: str, result: Verification
+    tokens: TokenSet,
+    records: list[Sidecar],
+    plan: PlanCounts | None,
+    digest: str,
+    rejected: set[str],
+    result: Verification,
 ) -> None:
     """Compare the summary, the plan and the list of the rejected with what the sidecars, which are right, add up to."""
     path = tokens.folder / SUMMARY
@@ -229,6 +251,11 @@ def _check_sums(
         result.problems.append(
             f"{tokens.folder / SIDECARS / PLAN}: says {plan.utterances} utterances, but there are "
             f"{sums.utterances} and {sums.rejected} rejected; tokenize again"
+        )
+    if odd := rejected ^ {item.utt_id for record in records for item in record.rejected}:
+        result.problems.append(
+            f"{tokens.folder / REJECTED}: {'lists' if min(odd) in rejected else 'does not list'} {min(odd)!r}, "
+            "unlike the sidecars; tokenize again"
         )
 
 
@@ -252,9 +279,10 @@ def _read(path: AnyPath, schema: type[Record], problems: list[str]) -> Record | 
 # --- what was tokenized, and its audio -----------------------------------------------------------------------
 
 
-def _check_items(tokens: TokenSet, content: Content, items: Mapping[str, Item], result: Verification) -> None:
+def _check_items(
+    tokens: TokenSet, content: Content, rejected: set[str], items: Mapping[str, Item], result: Verification
+) -> None:
     """Each utterance that was listed is in the set, as long as it should be, or rejected; and no others are."""
-    rejected = _rejected(tokens.folder, result.problems)
     for item in items.values():
         found = content.num_samples.get(item.id)
         if found is None and item.id not in rejected:

@@ -60,7 +60,8 @@ async def encode_batches(waiting: asyncio.Queue) -> None:
         except Exception as error:  # Those who wait hear of it, whatever it is.
             found = [error] * len(answers)
         for answer, codes in zip(answers, found, strict=True):
-            (answer.set_exception if isinstance(codes, Exception) else answer.set_result)(codes)
+            if not answer.done():  # Who asked may have gone.
+                (answer.set_exception if isinstance(codes, Exception) else answer.set_result)(codes)
 
 
 @asynccontextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import math
 import os
@@ -492,6 +493,32 @@ def test_audio_is_found_under_every_suffix_that_corpora_use(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "q.wav").symlink_to("nowhere.wav")
     assert [path.name for path in find_audio_files(tmp_path)] == [*names, "q.wav"]
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_of_a_folder_and_a_link_to_it_the_first_by_name_is_searched_in_whatever_order_they_lie(
+    tmp_path, monkeypatch, backwards
+):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/1.wav").touch()
+    for link in "ac":
+        (tmp_path / link).symlink_to(tmp_path / "b")
+    scandir = os.scandir
+
+    class InOrder(contextlib.AbstractContextManager):
+        def __init__(self, path):
+            self.found = sorted(scandir(path), key=lambda entry: entry.name, reverse=not backwards)
+
+        def __next__(self):
+            if not self.found:
+                raise StopIteration
+            return self.found.pop()
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(os, "scandir", InOrder)
+    assert find_audio_files(tmp_path) == [tmp_path / "a/1.wav"]
 
 
 def test_a_folder_that_cannot_be_searched_stands_among_the_files(tmp_path, monkeypatch):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import struct
 import subprocess
+import weakref
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,8 +17,10 @@ import soundfile
 import torch
 
 from audiovq.audio import AudioSource, load_audio
+from audiovq.audio.decoding import Place, once_a_place
 from audiovq.audio.streams import StreamDecoder
 from audiovq.errors import AudioError
+from audiovq.storage import HeldFile
 from audiovq.text import warned
 
 RATE, SECONDS = 16000, 2
@@ -292,3 +296,24 @@ def test_samples_that_no_array_holds_are_told(tmp_path):
     path.write_bytes(header + b"data" + struct.pack("<I", len(data)) + data)
     with pytest.raises(AudioError, match=r"64 bit\.wav: holds samples of format s64, convert it first"):
         AudioSource.open(path).read()
+
+
+@pytest.mark.parametrize("name", ["aac.m4a", "cbr.mp3", "speech.ogg"])
+def test_a_recording_in_memory_goes_with_its_last_reader(files, speech_folder, name):
+    path = files[name] if name in files else min((speech_folder / "june").glob("*.ogg"))
+    held = HeldFile(path.read_bytes())
+    assert torch.equal(AudioSource.open(held).read(), load_audio(path)[0])
+    watched = weakref.ref(held)
+    del held
+    gc.collect()
+    assert watched() is None
+
+
+def test_a_file_is_counted_once_and_a_recording_in_memory_whenever_it_is_asked_for(files):
+    asked = []
+    count = once_a_place(lambda place: asked.append(place.path))
+    held, path = HeldFile(b"audio"), files["aac.m4a"]
+    for _ in range(2):
+        count(Place.of(held))
+        count(Place.of(path))
+    assert asked == [held, path, held]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,6 +106,18 @@ def test_existing_files_are_overwritten_only_with_force(run, model, speech, tmp_
     assert soundfile.info(tmp_path / "0.wav").frames == SAMPLES
 
 
+def test_an_input_is_never_overwritten(run, model, speech, tmp_path):
+    folder = Path(shutil.copytree(speech, tmp_path / "speech"))
+    (tmp_path / "link").symlink_to(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*.wav")}
+    for output in (folder, tmp_path / "link"):
+        for force in ((), ("--force",)):
+            code, out, err = run("convert", model, folder, "--speaker", "june", "-o", output, *force)
+            assert (code, out) == (2, "")
+            assert_one_line(err, f"{output / 'allison/0.wav'}: is one of the inputs; choose another output")
+    assert {path: path.read_bytes() for path in folder.rglob("*.wav")} == before
+
+
 def test_bad_audio_is_told_and_the_rest_is_converted(run, model, speech, tmp_path):
     (tmp_path / "bad.wav").write_text("no audio")
     inputs = (tmp_path / "bad.wav", speech / "june/0.wav")
@@ -186,9 +200,20 @@ def test_tokens_without_speaker_are_told_and_the_exit_code_is_1(run, model, spee
     assert err.count("has to be told who speaks") == 6
 
 
-def test_evaluate_reconstructs_each_utterance_in_its_own_voice(run, model, root, tmp_path):
-    code, _, err = run("evaluate", model, root / "data/dev.jsonl.gz", "-o", tmp_path / "report", "--device", "cpu")
+def test_evaluate_reconstructs_each_utterance_in_its_own_voice(run, model, root, tmp_path, monkeypatch):
+    spoken = []
+    original = AudioTokenizer.reconstruct
+
+    def reconstruct(self, wave, rate, **named):
+        spoken.append(named["speaker"])
+        return original(self, wave, rate, **named)
+
+    monkeypatch.setattr(AudioTokenizer, "reconstruct", reconstruct)
+    manifest = root / "data/train.jsonl.gz"
+    code, _, err = run("evaluate", model, manifest, "-o", tmp_path / "report", "--device", "cpu")
     assert code == 0, err
+    assert spoken == [utterance.speaker for utterance in read_manifest(manifest)]
+    assert {*spoken} == {"allison", "june"}
     assert (tmp_path / "report/index.html").exists()
 
 

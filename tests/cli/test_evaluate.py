@@ -139,8 +139,8 @@ def test_a_judge_that_cannot_run_is_one_line_and_exit_code_1(model, speech, tmp_
     assert "mos" not in found["metrics"]
 
 
-def test_an_unknown_judge_is_one_line_and_exit_code_2(model, speech, tmp_path, monkeypatch, capsys):
-    arguments = [model, manifest_of(tmp_path, speech[0]), "-o", str(tmp_path / "report"), "--device", "cpu"]
+def test_an_unknown_judge_is_one_line_and_exit_code_2_before_anything_is_read(tmp_path, monkeypatch, capsys):
+    arguments = ["no model", str(tmp_path / "no manifest"), "-o", str(tmp_path / "report"), "--device", "cpu"]
     assert exit_code(monkeypatch, *arguments, "--judges", "mos,ears") == 2
     assert capsys.readouterr().err == "audiovq: unknown judge 'ears'; there are mos, wer, speaker, pitch\n"
     assert not (tmp_path / "report").exists()

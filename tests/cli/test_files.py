@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -127,9 +129,12 @@ def test_existing_files_are_overwritten_only_with_force(run, model, tree, tmp_pa
 def test_a_token_set_is_decoded_over_existing_files_only_with_force(run, model, tree, tmp_path):
     run("tokenize", model, tree, "-o", tmp_path / "tokens")
     run("decode", model, tmp_path / "tokens", "-o", tmp_path / "wavs")
-    code, _, err = run("decode", model, tmp_path / "tokens", "-o", tmp_path / "wavs")
+    run("encode", model, tree / "one.wav", "-o", tmp_path / "codes/other")
+    # Nothing is decoded of other inputs either.
+    code, _, err = run("decode", model, tmp_path / "codes", tmp_path / "tokens", "-o", tmp_path / "wavs")
     assert code == 2
     assert "exists already" in err
+    assert not (tmp_path / "wavs/other").exists()
     assert run("decode", model, tmp_path / "tokens", "-o", tmp_path / "wavs", "--force")[0] == 0
 
 
@@ -181,6 +186,26 @@ def test_inputs_that_would_become_the_same_file_are_refused(run, model, tmp_path
     assert not (tmp_path / "codes").exists()
 
 
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_utterances_that_would_become_the_same_wav_are_refused_before_the_model_is_loaded(
+    run, model, tree, tmp_path, monkeypatch, force
+):
+    for name in ("a", "b"):
+        write_speech(tmp_path / name / "same.wav", 2000)
+        run("tokenize", model, tmp_path / name, "-o", tmp_path / f"set {name}")
+    run("encode", model, tmp_path / "a", "-o", tmp_path / "codes")
+    monkeypatch.setattr(AudioTokenizer, "from_pretrained", lambda *_: pytest.fail("the model is loaded"))
+    target, whole = tmp_path / "wavs/same.wav", tmp_path / "set b"
+    for other, source in (
+        ("set a", f"utterance 'same' of {tmp_path / 'set a'}"),
+        ("codes", tmp_path / "codes/same.npz"),
+    ):
+        code, out, err = run("decode", model, tmp_path / other, whole, "-o", tmp_path / "wavs", *force)
+        both = f"{source} and utterance 'same' of {whole}"
+        assert (code, out) == (2, "")
+        assert err == f"audiovq: {target} would be made of both {both}; use two calls and two outputs\n"
+
+
 def test_codes_of_another_model_are_refused(run, model, other_model, tree, tmp_path):
     run("encode", model, tree / "one.wav", "-o", tmp_path / "codes")
     run("tokenize", model, tree, "-o", tmp_path / "tokens")
@@ -211,6 +236,28 @@ def test_codes_are_decoded_by_a_model_that_differs_in_its_decoder_alone(run, mod
     expected, _ = tuned.reconstruct(*audiovq.load_audio(tree / "one.wav"))
     found, _ = audiovq.load_audio(tmp_path / "wavs/codes/one.wav")
     assert (found - expected[0]).abs().max() < 1e-3
+
+
+def test_codes_files_are_found_as_audio_files_are(run, model, tree, tmp_path, monkeypatch):
+    codes = tmp_path / "codes"
+    run("encode", model, tree / "one.wav", "-o", codes)
+    for name in (".partial-x/new", "closed", "elsewhere"):
+        (codes / name).mkdir(parents=True)
+        shutil.copy(codes / "one.npz", codes / name / "other.npz")
+    (codes / "elsewhere").rename(tmp_path / "elsewhere")
+    (codes / "linked").symlink_to(tmp_path / "elsewhere")
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "closed":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    code, out, err = run("decode", model, codes, "-o", tmp_path / "wavs")
+    assert (code, out) == (1, f"2 of 3 files written: {tmp_path / 'wavs'}\n")
+    assert err.startswith(f"audiovq: {codes / 'closed'}: ")
+    assert files_below(tmp_path / "wavs") == {"one.wav", "linked/other.wav"}
 
 
 def test_codes_out_of_range_and_wrong_lengths_are_refused(run, model, tree, tmp_path):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from audiovq.cli.prepare import Corpus
 from audiovq.data import prepare
 from audiovq.data.corpora import CORPORA
 from audiovq.data.manifest import read_manifest
+from audiovq.files import remove_stale_partials, write_json
 
 SPLITS = ("train", "dev", "test")
 
@@ -178,12 +180,34 @@ def test_a_run_that_came_meanwhile_stays(tmp_path, run, monkeypatch):
     assert {path.name for path in data.iterdir()} == {"train.jsonl.gz", "test.jsonl.gz", "summary.json"}
 
 
-def test_what_a_killed_run_left_goes(tmp_path, run):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/.partial-abc.gz").touch()
+def test_what_a_killed_run_left_goes_and_what_another_run_writes_stays(tmp_path, run, monkeypatch):
     corpus = make_corpus(tmp_path / "corpus", speakers=1, utterances=1)
-    assert run("prepare", "folder", corpus, "-o", tmp_path / "data")[0] == 0
-    assert {path.name for path in (tmp_path / "data").iterdir()} == {"train.jsonl.gz", "summary.json"}
+    data, left = tmp_path / "data", tmp_path / "left"
+
+    def keep(path, content):
+        """What is there when a run is killed before it writes its summary."""
+        remove_stale_partials(data)  # As another run does that comes meanwhile.
+        shutil.copytree(data, left)
+        write_json(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("audiovq.data.prepare.write_json", keep)
+        assert run("prepare", "folder", corpus, "-o", data)[0] == 0
+    assert [path.name for path in left.rglob("*.gz")] == ["train.jsonl.gz"]
+    assert run("prepare", "folder", corpus, "-o", left)[0] == 0
+    for folder in (data, left):
+        assert {path.name for path in folder.iterdir()} == {"train.jsonl.gz", "summary.json"}
+
+
+def test_a_second_recording_of_one_name_in_vctk_is_listed(tmp_path, run):
+    for folder in ("p225", "p226"):
+        path = tmp_path / "VCTK/wav48" / folder / "p225_001.wav"
+        path.parent.mkdir(parents=True)
+        soundfile.write(path, np.zeros(800), 8000)
+    assert run("prepare", "vctk", tmp_path / "VCTK", "-o", tmp_path / "data")[0] == 0
+    (listed,) = map(json.loads, (tmp_path / "data/left_out.jsonl").read_text().splitlines())
+    assert (listed["item"], listed["reason"]) == ("p225_001", "id occurs twice")
+    assert listed["detail"].startswith(str(path))
 
 
 def test_force_removes_only_what_prepare_has_written(tmp_path, run):

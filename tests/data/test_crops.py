@@ -236,6 +236,20 @@ def test_what_a_gain_would_clip_is_quieter_instead(tmp_path):
     torch.testing.assert_close(wave.abs().amax(-1), torch.ones(8, 1))
 
 
+def test_crops_of_all_speeds_are_equally_long_where_rate_times_speed_is_no_whole_number(tmp_path):
+    utterance = make(tmp_path, "long", 4000, 1010)
+    settings = AugmentationConfig(speeds=[1, 0.95])
+    crops = CropSampler([utterance], 1010, 3030, 4, seed=0, augmentation=settings).batch(0)
+    assert {*crops.speeds} == {1, 0.95}
+    assert crops.wave.shape == (4, 1, 3030)
+
+
+@pytest.mark.parametrize(("speed", "samples"), [(0.9, 14401), (1.1, 17601), (1, 16000)])
+def test_crops_of_earlier_runs_are_taken_from_as_many_samples(tmp_path, speed, samples):
+    sampler = CropSampler([make(tmp_path, "a", 20000)], 16000, 16000, 1, seed=0)
+    assert sampler._needed(speed) == samples
+
+
 @pytest.mark.parametrize("speed", [0.8, 1.25])
 def test_a_faster_crop_is_higher_and_tells_where_it_was_taken(tmp_path, speed):
     """A tone at 1 kHz comes out `speed` times as high."""

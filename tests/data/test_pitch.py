@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import numpy as np
@@ -70,6 +71,17 @@ def test_tracks_are_kept_beside_the_manifest_and_made_anew_when_it_changes(liste
     assert calls == [1, 2]
 
 
+def test_each_core_tracks_where_a_system_does_not_tell_which_a_process_may_use(listed, monkeypatch):
+    monkeypatch.delattr(os, "sched_getaffinity")  # As on macOS.
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    processes = []
+    monkeypatch.setattr(
+        pitch, "_track_all", lambda given, _, count: processes.append(count) or [np.ones(5, np.float32)] * len(given)
+    )
+    pitch_tracks(*listed, "swift")
+    assert processes == [3]
+
+
 def test_a_tracker_that_is_missing_is_named(listed, monkeypatch):
     monkeypatch.setattr(pitch, "find_spec", lambda _: None)
     with pytest.raises(ConfigError, match=r"^pitch tracker 'swift' is not installed: pip install 'audiovq\[pitch\]'"):
@@ -85,6 +97,19 @@ def test_what_a_tracker_found_is_read_where_it_is_not_installed(listed, monkeypa
     monkeypatch.setattr(pitch, "find_spec", lambda _: None)
     for tracker in (None, "swift"):
         assert pitch_tracks(manifest, utterances, tracker).values.tolist() == [100.0] * len(ends)
+
+
+def test_of_a_damaged_file_nothing_is_read_or_tracks_of_the_right_form(tmp_path):
+    path, values = tmp_path / "pitch.npz", np.linspace(50, 600, 6, dtype=np.float32)
+    np.savez_compressed(path, values=values, ends=np.array([2, 6]), identity=np.str_("of two"))
+    whole, results = path.read_bytes(), set()
+    for place in range(len(whole)):
+        for change in (0x01, 0x15, 0xFF):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ change]) + whole[place + 1 :])
+            found = pitch._read(path, "of two", 2)
+            results.add(found is None)
+            assert found is None or np.array_equal(found.values, values)
+    assert results == {True, False}
 
 
 def test_between_two_values_the_logarithm_is_interpolated_and_beside_silence_the_nearer_counts():

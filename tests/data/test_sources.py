@@ -316,7 +316,12 @@ def test_two_damaged_tars_of_one_name_are_two(tmp_path):
 
 def test_a_link_to_a_tar_that_is_gone_is_listed(tmp_path):
     (tmp_path / "a.tar").symlink_to("nowhere")
-    assert list(problems(tmp_path).values()) == [f"{tmp_path / 'a.tar'}: cannot be read (No such file or directory)"]
+    expected = [f"{tmp_path / 'a.tar'}: cannot be read (No such file or directory)"]
+    assert list(problems(tmp_path).values()) == expected
+    make_tar(tmp_path / "b.tar", {"x.wav": write(tmp_path / "x.wav")})
+    listed = list(list_items([tmp_path / "*.tar"]))
+    assert [item.problem for item in listed if item.problem] == [expected[0].partition(": ")[2]]
+    assert [item.id for item in listed if not item.problem] == ["x"]
 
 
 def test_a_failure_of_the_machine_is_no_damage_of_a_tar(tmp_path, monkeypatch):
@@ -346,7 +351,13 @@ def test_inputs_that_cannot_be_used(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "none.jsonl").write_text("")
+    for name in ("gone", "gone.tar", "gone.jsonl"):
+        (tmp_path / name).symlink_to("nowhere")
     for name, message in {
+        "gone": "no such file or folder",
+        "gone.tar": "no such file or folder",
+        "gone.jsonl": "no such file or folder",
+        "gone*": "expected a manifest",
         "empty": "holds no utterances",
         "missing": "no such file or folder",
         "missing-*.tar": "no such file or folder",

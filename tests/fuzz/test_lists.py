@@ -55,11 +55,19 @@ def test_a_damaged_manifest(damaged, safely, manifest, suffix, inside, data):
 @given(data=st.data())
 def test_a_manifest_of_other_values(plain, safely, manifest, data):
     record = json.loads(manifest.read_text().splitlines()[0])
-    key = data.draw(st.sampled_from([*record, "more"]))
+    key = data.draw(st.sampled_from([*record, "type", "more"]))
     numbers = st.sampled_from([0, -1, 1, 1e300, 2**31, 2**53, 10**400, 0.5, "", "\0", "\ud800"])
     record[key] = data.draw(plain | numbers)
     bad = manifest.with_name("bad.jsonl")
     bad.write_text(data.draw(st.sampled_from([json.dumps(record), json.dumps(record[key])])))
+    look_at_manifest(bad, safely)
+
+
+@pytest.mark.parametrize("kind", [[], {}, None, 1, ["MonoCut"]])
+def test_a_manifest_whose_type_is_that_of_no_cut(safely, manifest, kind):
+    record = json.loads(manifest.read_text().splitlines()[0])
+    bad = manifest.with_name("bad.jsonl")
+    bad.write_text(json.dumps({**record, "type": kind}))
     look_at_manifest(bad, safely)
 
 

@@ -113,6 +113,7 @@ def read_all(folder: Path, good: Path, safely) -> None:
                 pass
 
 
+@pytest.mark.filterwarnings("ignore:.* shards are there")
 @FEWER
 @given(data=st.data())
 @pytest.mark.parametrize("name", FILES)
@@ -121,6 +122,7 @@ def test_a_damaged_file_of_a_token_set(damaged, safely, good_set, token_set, nam
     read_all(token_set, good_set, safely)
 
 
+@pytest.mark.filterwarnings("ignore:.* shards are there")
 @FEWER
 @given(data=st.data())
 @pytest.mark.parametrize("name", FILES[1:])

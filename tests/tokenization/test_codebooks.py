@@ -259,7 +259,7 @@ def test_they_are_decoded_by_the_same_model(make, tokenizer, tmp_path):
     import soundfile
 
     tokens = TokenSet(make(2))
-    assert decode_tokens(tokenizer, tokens, tmp_path / "wavs", force=False) == []
+    assert decode_tokens(tokenizer, tokens, tmp_path / "wavs") == []
     row = tokens[0]
     wave, _ = soundfile.read(tmp_path / f"wavs/{row.utt_id}.wav")
     expected = tokenizer.decode(row.codes, row.num_samples)[0, 0].clamp(-1, 1)

@@ -5,8 +5,9 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +17,11 @@ from audiovq.data.manifest import Utterance, write_manifest
 from audiovq.data.sources import list_items
 from audiovq.errors import TokenError
 from audiovq.files import sha256_of
+from audiovq.models.tokenizer import AudioTokenizer
 from audiovq.tokenization.run import tokenize
 from audiovq.tokens import TokenRow, TokenSet, write_shard
+from audiovq.tokens.info import set_digest
+from audiovq.tokens.records import SetSummary, Sidecar, read_record
 from audiovq.tokens.verify import Verification, verify_tokens
 
 
@@ -45,7 +49,7 @@ def problems(folder: Path, *given, **named) -> list[str]:
 
 
 def rewrite(folder: Path, change: Callable[[list[TokenRow]], list[TokenRow]]) -> Path:
-    """Change the rows of the shard, and its sidecar with them."""
+    """Change the rows of the shard, and its sidecar and the summary with them."""
     (shard,) = folder.glob("*.parquet")
     rows = change(list(TokenSet(folder)))
     write_shard(shard, rows)
@@ -57,7 +61,8 @@ def rewrite(folder: Path, change: Callable[[list[TokenRow]], list[TokenRow]]) ->
         "frames": sum(row.num_frames for row in rows),
     }
     sidecar.write_text(json.dumps(record))
-    (folder / "summary.json").unlink()
+    digest = set_digest([(shard.stem, record["shard_sha256"])])
+    (folder / "summary.json").write_text(json.dumps(asdict(SetSummary.of([read_record(sidecar, Sidecar)], digest))))
     return shard
 
 
@@ -98,6 +103,28 @@ def test_a_summary_of_other_shards_is_a_problem(folder):
     (folder / "summary.json").write_text(json.dumps({**summary, "digest": "0" * 64}))
     (problem,) = problems(folder)
     assert problem.startswith(f"{folder / 'summary.json'}: says that digest is 0000")
+
+
+def test_a_summary_that_is_missing_is_a_problem_once_all_shards_are_there(folder):
+    (folder / "summary.json").unlink()
+    (problem,) = problems(folder)
+    assert problem == f"{folder / 'summary.json'}: is missing, but all planned shards are there; tokenize again"
+
+
+def test_the_list_of_the_rejected_is_that_of_the_sidecars(six_files, model, tmp_path):
+    speech, folder = Path(shutil.copytree(six_files, tmp_path / "speech")), tmp_path / "codes"
+    (speech / "bad.wav").write_text("no audio")
+    tokenize(model, [speech], folder, device="cpu")
+    assert problems(folder) == []
+    path = folder / "rejected.jsonl"
+    told = path.read_text()
+    path.write_text(told + told.replace('"bad"', '"another"'))
+    assert problems(folder) == [f"{path}: lists 'another', unlike the sidecars; tokenize again"]
+    path.unlink()
+    assert problems(folder) == [f"{path}: does not list 'bad', unlike the sidecars; tokenize again"]
+    path.write_text("half")
+    (problem,) = problems(folder)
+    assert problem.startswith(f"{path}:1: is damaged")
 
 
 def test_damaged_rows_are_listed_and_the_others_checked(folder, tokenizer):
@@ -169,6 +196,7 @@ def test_ids_are_compared_with_the_manifest_and_the_rejected(folder, utterances)
     found = problems(folder, [bad, new, *utterances[1:2], longer, *utterances[3:]])
     samples = TokenSet(folder)[2].num_samples
     assert found == [
+        f"{folder / 'rejected.jsonl'}: lists 'bad', unlike the sidecars; tokenize again",
         "new: was to be tokenized, but has neither codes nor been rejected",
         f"utt2: by the manifest it has {2 * samples} samples at 16000 Hz, its codes are those of {samples}",
         "utt0: has codes, but was not to be tokenized",
@@ -185,7 +213,8 @@ def test_codes_that_are_not_those_of_the_audio_are_found(folder, tokenizer):
 
 
 def test_audio_that_is_gone_or_another_is_a_problem_of_its_utterance(folder, tokenizer, utterances):
-    rewrite(folder, lambda rows: [replace(rows[0], source="/gone.wav"), replace(rows[1], source=rows[2].source)])
+    gone, other = {"source": "/gone.wav"}, {"source": str(utterances[2].path)}
+    rewrite(folder, lambda rows: [replace(rows[0], **gone), replace(rows[1], **other), *rows[2:]])
     found = problems(folder, None, tokenizer)
     assert found[0].startswith("utt0: cannot be encoded again: /gone.wav: ")
     assert found[1].startswith(f"utt1: cannot be encoded again: {utterances[2].path}: has ")
@@ -215,6 +244,46 @@ def test_audio_in_a_tar_is_encoded_again_with_the_tar(tokenizer, model, six_file
     assert "is in a tar; name that as the input" in verify_tokens(tokens, None, tokenizer).problems[0]
 
 
+def named_by_all_weights(info: dict[str, Any], tokenizer: AudioTokenizer) -> None:
+    info["weights_sha256"] = tokenizer.weights_sha256
+
+
+def of_another_decoder(info: dict[str, Any], _: AudioTokenizer) -> None:
+    info["model"]["decoder"] = {"type": "later"}
+
+
+def of_before_a_setting_had_a_name(info: dict[str, Any], _: AudioTokenizer) -> None:
+    del info["model"]["encoder"]["type"], info["model"]["encoder"]["look_ahead"]
+
+
+@pytest.mark.parametrize("older", [named_by_all_weights, of_another_decoder, of_before_a_setting_had_a_name])
+def test_sets_that_readers_accept_have_no_problems_and_can_be_resumed(folder, tokenizer, model, manifest, older):
+    info = json.loads((folder / "tokenizer.json").read_text())
+    assert info["weights_sha256"] == tokenizer.codes_sha256
+    older(info, tokenizer)
+    (folder / "tokenizer.json").write_text(json.dumps(info))
+    for path in folder.glob("_units/*.json"):
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "weights_sha256": info["weights_sha256"]}))
+    assert problems(folder, None, tokenizer) == []
+
+    (shard,) = folder.glob("*.parquet")
+    shard.unlink()
+    assert tokenize(model, [manifest], folder, device="cpu").done == 1
+    assert problems(folder, None, tokenizer) == []
+    TokenSet(folder).require_model(tokenizer)
+
+
+@pytest.mark.parametrize(("part", "change"), [("encoder", {"look_ahead": 1}), ("bottleneck", {"codebook_size": 64})])
+def test_a_config_of_other_codes_is_a_problem(folder, tokenizer, part, change):
+    info = json.loads((folder / "tokenizer.json").read_text())
+    info["model"][part] |= change
+    (folder / "tokenizer.json").write_text(json.dumps(info))
+    assert problems(folder, None, tokenizer) == [
+        f"{folder / 'tokenizer.json'}: says another config than the model's; tokenize again"
+    ]
+
+
 def test_another_model_is_refused(folder, tiny_tokenizer):
     with pytest.raises(TokenError, match="codes of another model"):
         problems(folder, None, tiny_tokenizer("transposed"))
@@ -235,3 +304,17 @@ def test_records_that_say_something_else_are_found(folder, tokenizer, name, wron
     found = problems(folder, None, tokenizer)
     assert len(found) == 1
     assert name.rpartition("/")[2] in found[0] or "planned shards" in found[0]
+
+
+@pytest.mark.parametrize("summed", [True, False])
+def test_whoever_opens_a_set_that_lacks_shards_is_warned_once(model, manifest, tmp_path, summed):
+    tokenize(model, [manifest], tmp_path / "codes", unit_seconds=4, device="cpu")
+    first, *others = sorted((tmp_path / "codes").glob("*.parquet"))
+    first.unlink()
+    if not summed:
+        (tmp_path / "codes/summary.json").unlink()
+    told = rf"codes: {len(others)} of {len(others) + 1} shards are there; tokenize again for the others"
+    with pytest.warns(RuntimeWarning, match=told) as found:
+        TokenSet(tmp_path / "codes")
+        TokenSet(tmp_path / "codes")
+    assert len(found) == 1

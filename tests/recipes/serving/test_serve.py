@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import sys
 import time
@@ -115,3 +116,19 @@ def test_a_batch_that_fails_is_answered_and_the_next_one_works(client, serve, sp
         with pytest.raises(IndexError):
             client.post("/encode", content=data)
     assert client.post("/encode", content=data).status_code == 200
+
+
+def test_a_request_that_was_given_up_does_not_end_the_service(serve):
+    async def ask():
+        waiting = asyncio.Queue()
+        task = asyncio.create_task(serve.encode_batches(waiting))
+        answers = [asyncio.get_running_loop().create_future() for _ in range(3)]
+        answers[0].cancel()
+        for answer in answers:
+            await waiting.put((torch.zeros(400), answer))
+        found = await asyncio.wait_for(asyncio.gather(*answers[1:]), 30)
+        task.cancel()
+        return [codes.shape for codes in found]
+
+    first, second = asyncio.run(ask())
+    assert first == second
