@@ -315,6 +315,6 @@ def test_whoever_opens_a_set_that_lacks_shards_is_warned_once(model, manifest, t
         (tmp_path / "codes/summary.json").unlink()
     told = rf"codes: {len(others)} of {len(others) + 1} shards are there; tokenize again for the others"
     with pytest.warns(RuntimeWarning, match=told) as found:
-        for _ in range(2):
-            TokenSet(tmp_path / "codes")
+        first, second = (TokenSet(tmp_path / "codes") for _ in range(2))
     assert len(found) == 1
+    assert first.ids == second.ids
