@@ -6,7 +6,7 @@ import math
 import statistics
 from typing import Any
 
-from results import Results, difference, failures, found, quality, records, text_of
+from results import Results, difference, failures, found, mean, quality, records, text_of
 
 Finding = tuple[bool | None, str]
 ONE_SEED = "one seed does not show how much seeds differ"
@@ -42,10 +42,13 @@ def vq_keeps_the_most(results: Results) -> Finding:
     signs: list[int | None] = []
     parts = []
     for measure, bits in points_of(results):
-        values = {kind: quality(own, measure, "stoi") for kind, own in compared(results, measure, bits).items()}
+        rows = compared(results, measure, bits)
+        values = {kind: quality(own, measure, "stoi") for kind, own in rows.items()}
+        rates = {kind: mean(found(own, "test", "bits_per_second", measure)) for kind, own in rows.items()}
+        told = {kind: "" if rate is None else f" ({rate:.0f} bit/s)" for kind, rate in rates.items()}
         parts.append(
             f"STOI at {bits:g} bit/s ({measure}): "
-            + ", ".join(f"{k} {text_of(v) if v else 'out of reach'}" for k, v in values.items())
+            + ", ".join(f"{k} {text_of(v) if v else 'out of reach'}{told[k]}" for k, v in values.items())
         )
         others = [own for kind, own in values.items() if kind != "vq" and own]
         signs += [difference(values.get("vq", []), own) for own in others]
