@@ -93,7 +93,7 @@ def cells_of(plan: Plan) -> Cells:
         heard = 1 + has_samples(kind, more)
         return Cell(name, "train", settings | more, tuple(needs), seconds + STARTING + heard * measuring(plan))
 
-    base = {kind: train(f"base-{kind}", kind, plan.base_seconds, plan.seeds[0]) for kind in KINDS}
+    base = {kind: train(f"base-{kind}", kind, plan.base_seconds, plan.seeds[0]) for kind in KINDS if kind != "none"}
     made.cells |= {cell.name: cell for cell in base.values()}
     _gradients(made, plan)
     _rates(made, plan, train)

@@ -176,11 +176,14 @@ def chosen_trial(bench: Bench, names: Sequence[str]) -> list[str]:
 
 
 def setting_for(points: Sequence[tuple[float, float]], rate: float) -> float | None:
-    """The setting at which a curve of (setting, rate) has a rate, by logarithms in between; None outside of it."""
-    known = sorted((max(found, 1e-3), setting) for setting, found in points)
-    for (low, first), (high, second) in pairwise(known):
-        if low <= rate <= high:
-            share = (math.log(rate) - math.log(low)) / max(1e-12, math.log(high) - math.log(low))
+    """The setting at which a curve of (setting, rate) has a rate, by logarithms between neighbouring settings.
+
+    The least of several such settings, as a rate may fall again; None if the curve does not come to the rate.
+    """
+    known = sorted((setting, max(found, 1e-3)) for setting, found in points)
+    for (first, before), (second, after) in pairwise(known):
+        if min(before, after) <= rate <= max(before, after):
+            share = (math.log(rate) - math.log(before)) / ((math.log(after) - math.log(before)) or 1.0)
             return math.exp((1 - share) * math.log(first) + share * math.log(second))
     return None
 
