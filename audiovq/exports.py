@@ -52,5 +52,6 @@ def _is_export(folder: Path) -> bool:
 
 
 def _files(folder: Path) -> set[str]:
-    """The files of a folder, and of those in it."""
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
+    """The files of a folder, and of those in it, but for what Python compiles of them."""
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return {path.relative_to(folder).as_posix() for path in found if path.parent.name != "__pycache__"}

@@ -69,6 +69,7 @@ class AudioVQModel(InPackage, PreTrainedAudioTokenizerBase):
         if not self.audiovq.bottleneck.num_codebooks:
             raise CheckpointError(f"a model with bottleneck {config.settings.bottleneck.type!r} has no codes")
         self.post_init()
+        self.register_load_state_dict_post_hook(_forget)
         self.train(False)
 
     @classmethod
@@ -83,7 +84,7 @@ class AudioVQModel(InPackage, PreTrainedAudioTokenizerBase):
     def audio_tokenizer(self) -> AudioTokenizer:
         """What computes, on the device of the weights."""
         made = self.__dict__.get("_audio_tokenizer")
-        if made is None:  # `_apply` forgets it when weights move.
+        if made is None:  # It is forgotten when weights move or others are loaded.
             device = next(self.parameters()).device
             made = self.__dict__["_audio_tokenizer"] = AudioTokenizer(self.audiovq, self.config.settings, device)
         return made
@@ -237,7 +238,7 @@ class AudioVQModel(InPackage, PreTrainedAudioTokenizerBase):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> AudioVQModel:
         """Everything that moves or casts a module comes through here: float32 stays."""
-        self.__dict__.pop("_audio_tokenizer", None)
+        _forget(self)
 
         def moved(tensor: Tensor) -> Tensor:
             result = fn(tensor)
@@ -259,6 +260,11 @@ class AudioVQModel(InPackage, PreTrainedAudioTokenizerBase):
             network = Autoencoder(self.config.settings)
         stored = network.state_dict()
         return {name: buffer for name, buffer in network.named_buffers() if name not in stored}
+
+
+def _forget(model: nn.Module, *_: Any) -> None:
+    """Forget what was made of a model's weights."""
+    model.__dict__.pop("_audio_tokenizer", None)
 
 
 def _lengths(padding_mask: Tensor) -> Int[Tensor, " batch"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import math
 from functools import cached_property
@@ -65,8 +66,16 @@ class BaseTokenizer:
         """
         speaker = f', speaker="{self.speakers[0]}"' if self.speakers else ""
         example = EXAMPLE.format(speaker=speaker)
-        card = release.model_card("Audio tokenizer", TAGS, self.describe(), example)
+        written = self._in_half_precision() if half else self
+        card = release.model_card("Audio tokenizer", TAGS, written.describe(), example)
         release.write(folder, self.config, self.model.state_dict(), card, half)
+
+    def _in_half_precision(self: TokenizerT) -> TokenizerT:
+        """What is loaded where the weights were written in half precision."""
+        model = copy.deepcopy(self.model)
+        for weight in model.state_dict().values():
+            weight.copy_(weight.half() if weight.is_floating_point() else weight)
+        return type(self)(model, self.config, self.device)
 
     def push_to_hub(self, hub_id: str, private: bool = False) -> str:
         """Upload to the Hugging Face Hub as `organisation/name`; returns the address of the commit."""

@@ -65,7 +65,9 @@ exp=$(cd "$exp" && pwd)
 folder=$model
 [[ -f $folder/config.json ]] || folder=$(python -c "import audiovq; print(*audiovq.__path__)")/pretrained/$model
 weights=$(cksum 2>/dev/null <"$folder/model.safetensors" || true) # What is no model is named by the first stage.
-settings="data $data model $model weights $weights codebooks $codebooks limit $limit"
+settings="data $data model $model weights $weights codebooks $codebooks"
+# shellcheck disable=SC2034 # Read by run_stages.
+settings_compare="limit $limit"
 run_stages 1 prepare tokenize decode compare
 
 if [[ -f $exp/.done/compare ]]; then

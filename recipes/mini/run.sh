@@ -64,9 +64,9 @@ evaluate() {
 }
 
 train_prior() {
-  # shellcheck disable=SC2086 # One word an override.
+  # shellcheck disable=SC2046,SC2086 # One word an override.
   audiovq train-prior "$prior_config" tokens="$exp/codes/train" valid_tokens="$exp/codes/dev" $prior_overrides \
-    --output "$exp/prior" --device "$device"
+    --output "$exp/prior" --device "$device" $(anew "$exp/codes/train/tokenizer.json" "$exp/prior")
 }
 
 sample() {

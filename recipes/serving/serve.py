@@ -16,9 +16,11 @@ from pydantic import BaseModel, Field
 from torch.nn.utils.rnn import pad_sequence
 
 import audiovq
+from audiovq.batching import batch_by_length
 from audiovq.errors import AudioError, AudioVQError
 
-MOST = 16  # Waveforms in a batch.
+MOST = 16  # Requests that are encoded at a time.
+BATCH_SECONDS = 320  # Of sound in a batch, padding included: a long file is one by itself.
 tokenizer = audiovq.AudioTokenizer.from_pretrained(os.environ.get("MODEL", "speech-16k"))
 model_thread = ThreadPoolExecutor(1)
 
@@ -39,8 +41,13 @@ def read(data: bytes) -> torch.Tensor:
 
 
 def encode(waves: list[torch.Tensor]) -> list[torch.Tensor]:
-    codes = tokenizer.encode(pad_sequence(waves, batch_first=True)[:, None], tokenizer.sample_rate)
-    return [found[:, : tokenizer.num_frames(len(wave))] for found, wave in zip(codes, waves, strict=True)]
+    found: dict[int, torch.Tensor] = {}
+    limit = BATCH_SECONDS * tokenizer.sample_rate
+    for batch in batch_by_length(range(len(waves)), lambda number: len(waves[number]), limit):
+        padded = pad_sequence([waves[number] for number in batch], batch_first=True)[:, None]
+        for number, codes in zip(batch, tokenizer.encode(padded, tokenizer.sample_rate), strict=True):
+            found[number] = codes[:, : tokenizer.num_frames(len(waves[number]))]
+    return [found[number] for number in range(len(waves))]
 
 
 def decode(sent: Codes) -> bytes:

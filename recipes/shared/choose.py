@@ -1,6 +1,6 @@
 """What some stages of run.sh work on, a line each and evenly spread over all.
 
-usage: choose.py ids|paths MANIFEST COUNT
+usage: choose.py ids MANIFEST COUNT
        choose.py speakers MODEL|PRIOR COUNT
 """
 
@@ -16,12 +16,12 @@ from audiovq.models.release import kind_of, read_config
 
 
 def names(kind: str, source: Path) -> list[str]:
-    """Ids or paths of a manifest's utterances, or the speakers that a tokenizer or a prior knows."""
+    """Ids of a manifest's utterances, or the speakers that a tokenizer or a prior knows."""
     if kind == "speakers" and kind_of(source) == "prior":
         return read_config(source, PriorConfig).speakers
     if kind == "speakers":
         return read_config(source, AutoencoderConfig).speakers
-    return [utterance.id if kind == "ids" else str(utterance.path) for utterance in read_manifest(source)]
+    return [utterance.id for utterance in read_manifest(source)]
 
 
 if __name__ == "__main__":

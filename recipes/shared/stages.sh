@@ -42,6 +42,11 @@ run_stage() {
   echo "$own" >"$mark"
 }
 
+# anew FILE RUN: prints --force if the training in the folder RUN began from another FILE than there is now.
+anew() {
+  [[ ! -f $2/config.yaml || ! $1 -nt $2/config.yaml ]] || echo --force
+}
+
 check_stage() {
   local option=$1 value=$2 first=$3 last=$4
   [[ -z $value || ($value =~ ^[0-9]$ && $value -ge $first && $value -le $last) ]] ||

@@ -57,7 +57,7 @@ parse_options train valid test shares teacher exp config overrides finetune_over
 for name in train valid test; do
   [[ -n ${!name} ]] || fail "--$name: is required, one or more manifests"
   for manifest in ${!name}; do
-    [[ -f $manifest ]] || fail "--$name $manifest: no such file"
+    [[ -f $manifest ]] || fail "--$name $manifest: no such file; manifests are divided by spaces"
   done
 done
 
@@ -84,7 +84,10 @@ measure() {
   for manifest in $test; do
     name=${manifest%.jsonl*}
     name=${name//\//-}
-    audiovq evaluate "$1" "$manifest" --limit "$limit" --output "$2/${name#-}" --device "$device" --force
+    while [[ $name == [.-]* ]]; do # No hidden folder.
+      name=${name#?}
+    done
+    audiovq evaluate "$1" "$manifest" --limit "$limit" --output "$2/$name" --device "$device" --force
   done
 }
 
@@ -97,11 +100,11 @@ evaluate() {
 }
 
 finetune() {
-  # shellcheck disable=SC2086 # One word an override.
+  # shellcheck disable=SC2046,SC2086 # One word an override.
   launch "$exp/finetuned" adversarial={} data.teacher=null loss.distill=0 data.crop_seconds=1.0 \
     training.init_from="$exp/release" "training.init_parts=[encoder, bottleneck, decoder]" \
     "training.freeze=[encoder, bottleneck]" training.steps=1500 training.learning_rate=2e-4 training.warmup_steps=50 \
-    training.valid_every=300 $finetune_overrides
+    training.valid_every=300 $finetune_overrides $(anew "$exp/release/model.safetensors" "$exp/finetuned")
 }
 
 evaluate_finetuned() {
@@ -120,9 +123,9 @@ tokenize() {
 }
 
 train_prior() {
-  # shellcheck disable=SC2086 # One word an override.
+  # shellcheck disable=SC2046,SC2086 # One word an override.
   audiovq train-prior "$prior_config" tokens="$exp/codes/train" valid_tokens="$exp/codes/valid" $prior_overrides \
-    --output "$exp/prior" --device "$device"
+    --output "$exp/prior" --device "$device" $(anew "$exp/codes/train/tokenizer.json" "$exp/prior")
   python "$recipe/local/pack.py" "$exp/prior/release" "$exp/packed/prior"
 }
 
@@ -132,9 +135,13 @@ sample() {
 
 mkdir -p "$exp"
 exp=$(cd "$exp" && pwd)
-settings="train $train valid $valid test $test shares $shares teacher $teacher config $(cksum <"$config") overrides $overrides limit $limit"
+settings="train $train valid $valid test $test shares $shares teacher $teacher config $(cksum <"$config") overrides $overrides"
 # shellcheck disable=SC2034 # Read by run_stages.
+settings_evaluate="limit $limit"
+# shellcheck disable=SC2034
 settings_finetune="finetune $finetune_overrides"
+# shellcheck disable=SC2034
+settings_evaluate_finetuned="limit $limit"
 # shellcheck disable=SC2034
 settings_tokenize="codebooks $prior_codebooks"
 # shellcheck disable=SC2034

@@ -112,24 +112,23 @@ voices_of() {
 }
 
 convert() {
-  local files=() path voice chosen
-  chosen=$(voices_of "$exp/release")
-  if [[ -z $chosen ]]; then
+  local voice chosen
+  if [[ -z $(python "$recipe/../shared/choose.py" speakers "$exp/release" 1) ]]; then
     log "the decoder of this model is not told who speaks: nothing to convert"
     return
   fi
-  while IFS= read -r path; do
-    files+=("$path")
-  done < <(python "$recipe/../shared/choose.py" paths "$exp/data/test.jsonl.gz" 4)
-  for voice in $chosen; do
-    audiovq convert "$exp/release" "${files[@]}" --speaker "$voice" --output "$exp/converted/$voice" \
-      --device "$device" --force
-  done
+  chosen=$(voices_of "$exp/release")
+  python "$recipe/../shared/choose.py" ids "$exp/data/test.jsonl.gz" 4 >"$exp/to_convert"
+  while IFS= read -r voice; do
+    audiovq decode "$exp/release" "$exp/codes/test" --utt-ids "@$exp/to_convert" --speaker "$voice" \
+      --output "$exp/converted/$voice" --device "$device" --force
+  done <<<"$chosen"
 }
 
 train_prior() {
-  # shellcheck disable=SC2086 # One word an override.
-  launch train-prior "$prior_config" tokens="$exp/codes/train" $prior_overrides --output "$exp/prior"
+  # shellcheck disable=SC2046,SC2086 # One word an override.
+  launch train-prior "$prior_config" tokens="$exp/codes/train" $prior_overrides --output "$exp/prior" \
+    $(anew "$exp/codes/train/tokenizer.json" "$exp/prior")
 }
 
 sample() {
@@ -145,6 +144,14 @@ mkdir -p "$exp"
 exp=$(cd "$exp" && pwd)
 settings="corpus $corpus_dir config $(cksum <"$config") overrides $overrides split-by $split_by"
 # shellcheck disable=SC2034 # Read by run_stages.
+settings_decode="limit $limit"
+# shellcheck disable=SC2034
+settings_evaluate="limit $limit"
+# shellcheck disable=SC2034
+settings_convert="voices $voices"
+# shellcheck disable=SC2034
+settings_sample="voices $voices"
+# shellcheck disable=SC2034
 settings_train_prior="prior $(cksum <"$prior_config") overrides $prior_overrides"
 run_stages 0 download prepare train tokenize decode evaluate convert train_prior sample
 

@@ -26,6 +26,8 @@ def test_only_an_export_is_replaced_and_only_when_told(run, model, tmp_path):
     code, _, err = run(*command)
     assert code == 2
     assert "exists already" in err
+    (tmp_path / "out" / "__pycache__").mkdir()
+    (tmp_path / "out" / "__pycache__" / "tokenizer.cpython-311.pyc").touch()  # As if its code had been imported.
     assert run(*command, "--force")[0] == 0
     (tmp_path / "out" / "notes.txt").write_text("mine")
     code, _, err = run(*command, "--force")

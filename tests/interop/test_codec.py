@@ -267,6 +267,19 @@ def test_copies_and_pickles_encode_alike(tiny, batch):
         assert torch.equal(other.encode(**batch).audio_codes, expected)
 
 
+def test_other_weights_are_encoded_with_at_once(tiny_tokenizer, batch):
+    codec, other = (AudioVQModel.of(tiny_tokenizer("istft", "residual")) for _ in range(2))
+    with torch.no_grad():
+        other.audiovq.encoder.requires_grad_(False)
+        for weight in other.audiovq.encoder.parameters():
+            weight.mul_(1.5)
+    before, used = codec.encode(**batch).audio_codes, codec.audio_tokenizer
+    codec.load_state_dict(other.state_dict())
+    assert codec.audio_tokenizer is not used
+    assert torch.equal(codec.encode(**batch).audio_codes, other.encode(**batch).audio_codes)
+    assert not torch.equal(before, codec.encode(**batch).audio_codes)
+
+
 @pytest.mark.cuda
 def test_it_computes_where_its_weights_are(shipped, export, batch, gpu):
     codec = AutoModel.from_pretrained(export(shipped))

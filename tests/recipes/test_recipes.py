@@ -290,6 +290,16 @@ def test_download_with_a_wrong_checksum_is_refused(download):
     assert not corpus.exists()
 
 
+def test_an_archive_that_is_there_already_is_not_taken_for_the_corpus(download):
+    _, corpus = download("0" * 64)
+    other = Path(f"{corpus}.zip")
+    other.write_bytes(b"another release")
+    done, _ = download()
+    assert (done.returncode, corpus.exists(), other.read_bytes()) == (1, False, b"another release")
+    assert done.stderr.startswith(f"download.sh: {other}: has another checksum than")
+    assert done.stderr.endswith("; move it away and try again\n")
+
+
 def test_download_leaves_a_folder_with_other_content_alone(download):
     _, corpus = download("0" * 64)
     corpus.mkdir()
@@ -393,6 +403,11 @@ def test_vctk_from_end_to_end(bash, vctk, tmp_path):
     again = bash(*command)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("done already") == 9
+    limited = bash(*command, "--limit", "1", "--stop-stage", "5")
+    assert [f"({stage}): done already" in limited.stdout for stage in ("tokenize", "decode")] == [True, False]
+    assert json.loads((exp / "evaluation/metrics.json").read_text())["data"]["utterances"] == 1
+    voiceless = bash(*command, "--limit", "1", "--voices", "p225", "--stop-stage", "6")
+    assert "nothing to convert" in voiceless.stdout, voiceless.stderr
 
 
 WAVENET = (
@@ -405,39 +420,33 @@ def test_vctk_with_a_wavenet_decoder_converts_to_other_voices(bash, vctk, tmp_pa
     exp = tmp_path / "exp"
     options = ["--config", RECIPES / "vctk/conf/vqvae_wavenet.yaml", "--split-by", "utterance", "--exp", exp]
     options += ["--overrides", f"{FEW_STEPS} {WAVENET}", "--device", "cpu", "--voices", "p225 p315"]
-    for stages in (["--stop-stage", "2"], ["--stage", "6", "--stop-stage", "6"]):
+    for stages in (["--stop-stage", "3"], ["--stage", "6", "--stop-stage", "6"]):
         done = bash(RECIPES / "vctk/run.sh", "--corpus-dir", vctk, *options, *stages)
         assert done.returncode == 0, done.stdout + done.stderr
     (utterance,) = read_manifest(exp / "data/test.jsonl.gz")
     length = utterance.source().length_at(4000)
     converted = sorted((exp / "converted").rglob("*.wav"))
     assert [path.parent.name for path in converted] == ["p225", "p315"]
-    assert [(path.stem, soundfile.info(path).frames) for path in converted] == [(utterance.path.stem, length)] * 2
+    assert [(path.stem, soundfile.info(path).frames) for path in converted] == [(utterance.id, length)] * 2
 
 
 @pytest.mark.slow
 def test_mini_from_end_to_end(bash, vctk, tmp_path):
     # The tiny corpus is, in part, what a user may have: a folder for each speaker.
     speech = vctk / "wav48_silence_trimmed"
-    done = bash(
-        RECIPES / "mini/run.sh",
-        "--data",
-        speech,
-        "--exp",
-        "exp",
-        "--overrides",
-        f"{FEW_STEPS} data.pitch=swift",
-        "--prior-overrides",
-        FEW_PRIOR_STEPS,
-        "--device",
-        "cpu",
-        cwd=tmp_path,
-    )
+    command = [RECIPES / "mini/run.sh", "--data", speech, "--exp", "exp", "--device", "cpu"]
+    command += ["--prior-overrides", FEW_PRIOR_STEPS, "--overrides"]
+    done = bash(*command, f"{FEW_STEPS} data.pitch=swift", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     check_experiment(tmp_path / "exp")
     check_prior(tmp_path / "exp", dict.fromkeys(VOICES, 2))
     assert f"listening page  {tmp_path}/exp/evaluation/index.html" in done.stdout
     assert f"new speech      {tmp_path}/exp/samples" in done.stdout
+    # More steps go on with the same folder: codes and prior are those of the new model.
+    longer = bash(*command, f"{FEW_STEPS} data.pitch=swift training.steps=40 training.valid_every=40", cwd=tmp_path)
+    assert longer.returncode == 0, longer.stdout + longer.stderr
+    check_experiment(tmp_path / "exp")
+    check_prior(tmp_path / "exp", dict.fromkeys(VOICES, 2))
 
 
 @pytest.mark.slow
@@ -473,21 +482,24 @@ def test_speech_from_end_to_end(bash, vctk, tmp_path):
     manifests = {part: f"{tmp_path}/one/{part}.jsonl.gz {tmp_path}/other/{part}.jsonl.gz" for part in ("train", "dev")}
     small = "encoder.dim=8 encoder.layers=1 decoder.dim=8 decoder.layers=1 loss.fft_sizes=[256] data.pitch=pyin"
     tuned = "training.steps=1 adversarial.discriminator.channels=[2]"
-    done = bash(
-        *[RECIPES / "speech/run.sh", "--train", manifests["train"], "--valid", manifests["dev"]],
-        *["--test", f"{tmp_path}/one/test.jsonl.gz", "--shares", "0.75 0.25", "--exp", tmp_path / "exp"],
-        *["--overrides", f"{FEW_STEPS} {small}", "--finetune-overrides", tuned, "--limit", "1", "--device", "cpu"],
-        *["--prior-overrides", FEW_PRIOR_STEPS, "--prior-codebooks", "3"],
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert len([*(tmp_path / "exp").glob("**/evaluation/*/index.html")]) == 2
+    command = [RECIPES / "speech/run.sh", "--train", manifests["train"], "--valid", manifests["dev"]]
+    command += ["--test", f"{tmp_path}/one/test.jsonl.gz", "--shares", "0.75 0.25", "--exp", tmp_path / "exp"]
+    command += ["--finetune-overrides", tuned, "--limit", "1", "--device", "cpu"]
+    command += ["--prior-overrides", FEW_PRIOR_STEPS, "--prior-codebooks", "3", "--overrides"]
     from safetensors.torch import load_file
 
-    first, tuned_model = (
-        load_file(tmp_path / "exp" / part / "model.safetensors") for part in ("release", "finetuned/release")
-    )
-    moved = {name.split(".")[0] for name in first if not first[name].equal(tuned_model[name])}
-    assert moved == {"decoder"}
+    trained = []
+    for steps in ("", "training.steps=40 training.valid_every=40"):  # More steps go on with the same folder.
+        done = bash(*command, f"{FEW_STEPS} {small} {steps}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        first, tuned_model = (
+            load_file(tmp_path / "exp" / part / "model.safetensors") for part in ("release", "finetuned/release")
+        )
+        moved = {name.split(".")[0] for name in first if not first[name].equal(tuned_model[name])}
+        assert moved == {"decoder"}
+        trained.append(first)
+    assert any(not trained[0][name].equal(trained[1][name]) for name in trained[0] if name.startswith("encoder"))
+    assert len([*(tmp_path / "exp").glob("**/evaluation/*/index.html")]) == 2
 
     packed = tmp_path / "exp/packed"
     for folder in (packed, packed / "prior"):
@@ -499,7 +511,7 @@ def test_speech_from_end_to_end(bash, vctk, tmp_path):
 def test_speech_needs_manifests_that_are_there(bash, tmp_path):
     for options, message in (
         ((), "--train: is required, one or more manifests"),
-        (("--train", "no.jsonl"), "--train no.jsonl: no such file"),
+        (("--train", "no.jsonl"), "--train no.jsonl: no such file; manifests are divided by spaces"),
     ):
         done = bash(RECIPES / "speech/run.sh", *options, cwd=tmp_path)
         assert (done.returncode, done.stdout) == (2, "")

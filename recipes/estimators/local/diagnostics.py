@@ -177,20 +177,3 @@ def typical(bottleneck: Bottleneck, z: Float[Tensor, "1 dim frames"]) -> Float[T
         return bottleneck(z).latents.mean(-1, keepdim=True)
     counts: Int[Tensor, " codes"] = count_codes(bottleneck.encode(z)[0], bottleneck.codebook_size)[0]
     return bottleneck.decode(counts.argmax().view(1, 1, 1))
-
-
-def elbo(squared_error: float, kl: float, hop_length: int) -> float:
-    """Evidence lower bound in nats per frame, for a Gaussian likelihood of the samples.
-
-    The decoder's waveform is the likelihood's mean. Its variance, the same for all samples, is the one that makes
-    the data most likely, which is the mean squared error itself (Rybkin et al., 2021, "Simple and Effective VAE
-    Training with Calibrated Decoders"):
-
-        ELBO = -hop_length / 2 * (log(2 pi * squared_error) + 1) - kl
-
-    Args:
-        squared_error: mean squared error of the waveform, with z drawn from the posterior; above 0.
-        kl: KL divergence to the prior, in nats per frame.
-        hop_length: samples a frame.
-    """
-    return -hop_length / 2 * (math.log(2 * math.pi * squared_error) + 1) - kl

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from drawing import COLOURS, band, panels
 from judges_of_gradients import rows_of
-from judges_of_trainings import by_schedule
+from judges_of_trainings import WAYS, by_schedule
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from results import Results, records
@@ -36,18 +36,22 @@ def samples(results: Results) -> Figure:
         own = [row for row in rows if row["bottleneck"]["baseline"] == baseline]
         for axes, part in ((one, "one"), (whole, "all")):
             x = [row["bottleneck"]["samples"] for row in own]
-            axes.plot(
-                x, [row[part]["variance"] for row in own], color=COLOURS["reinforce"], marker=marker, label=baseline
-            )
-            axes.set(xscale="log", yscale="log", xlabel="samples S", xticks=x, xticklabels=x)
+            values, label = [row[part]["variance"] for row in own], baseline.replace("_", " ")
+            axes.plot(x, values, color=COLOURS["reinforce"], marker=marker, label=label)
+    ticks = sorted({row["bottleneck"]["samples"] for row in rows})
+    for axes in (one, whole):
+        axes.set(xscale="log", yscale="log", xlabel="samples S")
+        axes.set_xticks(ticks, ticks)
+        axes.minorticks_off()
     one.set(title="variance, one frame")
     whole.set(title="variance, whole encoder")
     one.legend(fontsize=7)
     for kind in ("gumbel", "reinforce"):
-        (record,) = records(results, f"base-{kind}")
-        valid = record["result"]["curves"]["valid"]
-        share = np.array(valid.get("step", [])) / record["result"]["steps"]
-        learning.plot(share, valid.get("loss", []), color=COLOURS[kind], marker="o", markersize=3, label=kind)
+        for number, record in enumerate(records(results, f"tune-{kind}-")):
+            valid = record["result"].get("curves", {}).get("valid", {})
+            share = np.array(valid.get("step", [])) / record["result"]["steps"]
+            label = kind if number == 0 else None
+            learning.plot(share, valid.get("loss", []), "o-", color=COLOURS[kind], markersize=3, lw=0.8, label=label)
     learning.set(title="validation loss", xlabel="share of the training time")
     learning.legend()
     return figure
@@ -86,15 +90,15 @@ def temperatures(results: Results) -> Figure:
 
 def schedules(results: Results) -> Figure:
     figure, all_axes = panels(1, 3, width=10, height=2.8)
-    for number, (name, rows) in enumerate(by_schedule(results).items()):
-        for axes, part, key in zip(
-            all_axes, ("train",) * 2 + ("valid",), ("temperature", "gradient_norm", "loss"), strict=True
-        ):
-            band(axes, rows, part, key, f"C{number}", name)
+    shown = ("train", "temperature"), ("train", "gradient_norm"), ("valid", "loss")
+    for (way, hard), style in zip(WAYS.items(), ("--", "-"), strict=True):
+        for number, (name, rows) in enumerate(by_schedule(results, hard=hard).items()):
+            for axes, (part, key) in zip(all_axes, shown, strict=True):
+                band(axes, rows, part, key, f"C{number}", f"{name}, {way}", style=style)
     for axes, title in zip(all_axes, ("temperature", "gradient norm", "validation loss"), strict=True):
         axes.set(title=title, xlabel="step")
     all_axes[1].set(yscale="log")
-    all_axes[2].legend(fontsize=7)
+    all_axes[2].legend(fontsize=6)
     return figure
 
 

@@ -7,8 +7,20 @@ import statistics
 from typing import Any
 
 from cell_list import NORMALISED
-from judges_of_trainings import LITTLE, ONE_SEED, Finding
-from results import Results, difference, found, mean, records, text_of
+from judges_of_trainings import LITTLE, Finding
+from results import (
+    ONE_SEED,
+    SEEDS_DIFFER,
+    Results,
+    decided,
+    difference,
+    failures,
+    found,
+    mean,
+    records,
+    text_of,
+    why_open,
+)
 
 IGNORED, SHARE = 0.5, 0.01
 """A decoder counts as ignoring its latents if shuffling them costs less than so many nats per frame, or less than this
@@ -23,11 +35,27 @@ def gaps_by_context(results: Results, kind: str, remedy: str | None = None) -> d
     return {c: found([r for r in rows if r["result"]["context"] == c], "gap", "gap") for c in contexts}
 
 
+def least_used(results: Results, kind: str) -> float:
+    """The gap below which latents count as ignored, in nats per frame."""
+    without = next(iter(gaps_by_context(results, kind).values()), [])
+    return max(IGNORED, SHARE * (mean(without) or 0.0))
+
+
 def ignoring(results: Results, kind: str, remedy: str | None = None) -> dict[int, list[bool]]:
     """Whether each seed's decoder ignores its latents, by context in samples."""
-    without = next(iter(gaps_by_context(results, kind).values()), [])
-    least = max(IGNORED, SHARE * (mean(without) or 0.0))
+    least = least_used(results, kind)
     return {c: [gap < least for gap in own] for c, own in gaps_by_context(results, kind, remedy).items()}
+
+
+def failed(results: Results, *ways: tuple[str, str | None]) -> str:
+    """The trainings of which all seeds failed, so that nothing is known of them, in words; empty if there are none."""
+    lost = [
+        f"{kind}{f' with {remedy}' if remedy else ''} at context {context}"
+        for kind, remedy in ways
+        for context, own in gaps_by_context(results, kind, remedy).items()
+        if not own
+    ]
+    return f"all trainings failed of {', '.join(lost)}" if lost else ""
 
 
 def mostly(seeds: list[bool]) -> bool:
@@ -48,7 +76,8 @@ def told(results: Results, kind: str, remedy: str | None = None) -> str:
         f"{context}: {text_of(values)} (ignored by {sum(ignored[context])} of {len(values)})"
         for context, values in gaps_by_context(results, kind, remedy).items()
     )
-    return f"{kind}{f' with {remedy}' if remedy else ''} {', '.join(parts)}"
+    title = f"{kind}{f' with {remedy}' if remedy else ''}"
+    return f"{title} {', '.join(parts)}, as it is below {least_used(results, kind):.2g}"
 
 
 def variational(results: Results) -> list[str]:
@@ -71,7 +100,10 @@ def context_makes_collapse(results: Results) -> Finding:
     if not used:
         return None, f"{text}; {BRIEF}"
     gone = {kind: collapses_at(results, kind) for kind in used}
-    return any(place is not None for place in gone.values()), f"{text}; ignored from this context on: {_places(gone)}"
+    if any(place is not None for place in gone.values()):
+        return True, f"{text}; ignored from this context on: {_places(gone)}"
+    lost = failed(results, *((kind, None) for kind in used))
+    return (None if lost else False), f"{text}; {lost or 'never ignored by most seeds from some context on'}"
 
 
 def _places(places: dict[str, int | None]) -> str:
@@ -94,6 +126,8 @@ def gaussian_collapses_first(results: Results) -> Finding:
         return None, f"{text}; {ONE_SEED}"
     if own not in ranks or not rivals:
         return None, text
+    if lost := failed(results, *ways.values()):
+        return None, f"{text}; {lost}"
     if ranks[own] == min(rivals):
         same = "with batch normalisation nothing collapses, so that nothing is first"
         return None, f"{text}; {same if ranks[own] == math.inf else 'the contexts are too far apart to tell'}"
@@ -101,7 +135,8 @@ def gaussian_collapses_first(results: Results) -> Finding:
 
 
 def remedy_helps(results: Results, remedy: str) -> Finding:
-    """Holds if most seeds use their latents with a remedy wherever most ignore them without it."""
+    """Holds if most seeds use their latents with a remedy wherever most ignore them without it, and nowhere ignore them
+    because of it."""
     parts, outcomes = [], []
     for kind in variational(results):
         before, after = (gaps_by_context(results, kind, each) for each in (None, remedy))
@@ -112,7 +147,9 @@ def remedy_helps(results: Results, remedy: str) -> Finding:
                 f"{len(without[context])}), {text_of(after[context])} with (by {sum(treated[context])})"
             )
             if mostly(without[context]):
-                outcomes.append(not mostly(treated[context]))
+                outcomes.append(mostly([not ignored for ignored in treated[context]]))
+            elif mostly(treated[context]):
+                outcomes.append(False)
     text = "shuffle gap in nats per frame: " + "; ".join(parts)
     if not parts:
         return None, "the plan does not try it"
@@ -144,6 +181,8 @@ def vq_does_not_collapse(results: Results) -> Finding:
         return None, f"{text}; {ONE_SEED}"
     if not used_without_context(results, "vq", remedy):
         return None, f"{text}; {BRIEF}"
+    if lost := failed(results, ("vq", remedy)):
+        return None, f"{text}; {lost}"
     return not any(any(seeds) for seeds in ignoring(results, "vq", remedy).values()), text
 
 
@@ -151,16 +190,16 @@ def vq_does_not_collapse(results: Results) -> Finding:
 
 
 def used(results: Results, **settings: Any) -> list[float]:
-    """Share of the codes that occur on the test voice."""
+    """Share of the codes that occur in speech of the voices of the training: an unseen voice leaves out more."""
     size = results["plan"]["codebooks"]["codebook_size"]
-    return [count / size for count in found(records(results, "codebook-", **settings), "test", "usage", "codes_used")]
+    return [count / size for count in found(records(results, "codebook-", **settings), "dev", "usage", "codes_used")]
 
 
 def codes_die(results: Results) -> Finding:
     """Holds if from some start all seeds use less than half of the codes."""
     inits = results["plan"]["codebooks"]["inits"]
     shares = {init: used(results, revival="without", update="gradient", init=init) for init in inits}
-    text = "share of the codes that are used, codebook loss without revival: "
+    text = "share of the codes that known voices use, codebook loss without revival: "
     text += ", ".join(f"start {init} {text_of(own)}" for init, own in shares.items())
     known = [own for own in shares.values() if own]
     if len(results["plan"]["seeds"]) < 2 or not known:
@@ -176,10 +215,17 @@ def codes_are_kept(results: Results) -> Finding:
     changes = {"revival": {**worst, "revival": "with"}, "moving averages": {**worst, "update": "ema"}}
     changes |= {f"start {init}": {**worst, "init": init} for init in inits[:-1]}
     after = {name: used(results, **own) for name, own in changes.items()}
-    text = f"share of the codes that are used: {text_of(before)} with none of them (start {inits[-1]}), alone "
+    text = f"share of the codes that known voices use: {text_of(before)} with none of them (start {inits[-1]}), alone "
     text += ", ".join(f"{name} {text_of(own)}" for name, own in after.items())
-    signs = [difference(own, before) for own in after.values()]
-    return (None, f"{text}; {ONE_SEED}") if None in signs else (all(sign == 1 for sign in signs), text)
+    signs = [_gain(own, before) for own in after.values()]
+    holds = decided(signs)
+    return holds, text if holds is not None else f"{text}; {why_open(signs)}"
+
+
+def _gain(after: list[float], before: list[float]) -> int | None:
+    """The sign of a difference of shares; -1 for a gain that does not matter."""
+    sign = difference(after, before)
+    return -1 if sign is not None and mean(after) - mean(before) <= LITTLE else sign  # pyright: ignore[reportOperatorIssue]
 
 
 def by_beta(results: Results, *path: str) -> dict[float, list[float]]:
@@ -188,12 +234,21 @@ def by_beta(results: Results, *path: str) -> dict[float, list[float]]:
 
 
 def commitment_does_not_matter(results: Results) -> Finding:
-    values = {b: own for b, own in by_beta(results, "test", "metrics", "stoi").items() if b >= 0.1 and own}
+    """Fails where a training does, or where STOI differs by what matters and chance does not explain."""
+    values = {b: own for b, own in by_beta(results, "test", "metrics", "stoi").items() if b >= 0.1}
     text = "STOI by weight: " + ", ".join(f"{beta:g} {text_of(own)}" for beta, own in values.items())
-    if len(values) < 2:
-        return None, f"{text}; fewer than two weights"
+    if lost := sum(failures(records(results, "commitment-", beta=beta)) for beta in values):
+        return False, f"{text}; {lost} trainings failed"
+    if len(values) < 2 or min(map(len, values.values())) < 2:
+        return None, f"{text}; {ONE_SEED}"
+    from scipy.stats import f_oneway
+
     means = [statistics.fmean(own) for own in values.values()]
-    return max(means) - min(means) <= LITTLE, f"{text}; best less worst {max(means) - min(means):.3f}"
+    apart, chance = max(means) - min(means), float(f_oneway(*values.values()).pvalue)
+    text += f"; best less worst {apart:.3f}"
+    if apart <= LITTLE:
+        return True, text
+    return (False, f"{text}, p = {chance:.2g} (one-way ANOVA)") if chance < 0.05 else (None, f"{text}; {SEEDS_DIFFER}")
 
 
 def late(records: list[dict[str, Any]], name: str) -> list[float]:
@@ -212,8 +267,8 @@ def commitment_holds_the_encoder(results: Results) -> Finding:
         parts.append(f"{title}: " + ", ".join(f"{beta:g} {text_of(own)}" for beta, own in values.items()))
         if name != "drift":
             signs.append(difference(values.get(0.0, []), values.get(0.25, [])))
-    text = "; ".join(parts)
-    return (None, f"{text}; {ONE_SEED}") if None in signs else (all(sign == 1 for sign in signs), text)
+    text, holds = "; ".join(parts), decided(signs)
+    return holds, text if holds is not None else f"{text}; {why_open(signs)}"
 
 
 def codebook_loss_is_kmeans(results: Results) -> Finding:

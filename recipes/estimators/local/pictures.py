@@ -11,7 +11,7 @@ import numpy as np
 from cell_list import NORMALISED
 from drawing import COLOURS, band, panels
 from figures_of_gradients import gaussian, relaxation, samples, schedules, straight, temperatures, textbook
-from judges_of_collapse import by_beta, gaps_by_context, late, used
+from judges_of_collapse import IGNORED, by_beta, gaps_by_context, late, used
 from judges_of_trainings import compared, prior_rates, probed
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -62,7 +62,7 @@ def _curve(axes: Axes, results: Results, measure: str, kind: str, name: str, mov
     """A metric against the rate as one setting moves it, and at each of the compared rates that is in reach."""
     rows = records(results, f"curve-{kind}-")
     rows = [r for r in rows if r["settings"]["moved"][0] == moved and not r["result"]["failed"]]
-    line = sorted((_rate(r, measure), *quality([r], measure, name)) for r in rows)
+    line = sorted((_rate(r, measure), *own) for r in rows if (own := quality([r], measure, name)))
     axes.plot(*zip(*line, strict=True), color=COLOURS[kind], marker="o", markersize=3, label=kind) if line else None
     for bits in results["plan"]["compare"]["points"][measure]:
         at = [r for r in compared(results, measure, bits).get(kind, []) if "test" in r["result"]]
@@ -92,7 +92,8 @@ def kl(results: Results) -> Figure:
             band(axes, rows, "train", "kl", f"C{number}", f"context {rows[0]['result']['context']}")
         for remedy, style in zip([NORMALISED, *plan["remedies"]], ("-.", "--", ":"), strict=False):
             rows = records(results, f"context-{kind}-", units=plan["remedy_units"][-1], remedy=remedy)
-            band(axes, rows, "train", "kl", "black", remedy, style=style)
+            label = f"{remedy}, {rows[0]['result']['context']}" if rows else remedy
+            band(axes, rows, "train", "kl", "black", label, style=style)
         axes.set(title=f"{kind}: KL, nats per frame", xlabel="step", yscale="symlog")
     all_axes[0].legend(fontsize=7)
     return figure
@@ -110,8 +111,9 @@ def collapse(results: Results) -> Figure:
         axes.plot(x, [np.mean(own) for own in values], style, color=COLOURS[kind], markersize=4, label=label)
         axes.fill_between(x, [min(v) for v in values], [max(v) for v in values], color=COLOURS[kind], alpha=0.2, lw=0)
         axes.set(xticks=range(len(gaps)), xticklabels=list(gaps))
+    axes.axhline(IGNORED, color="black", lw=0.8, ls=":")
     axes.set(xlabel="context (samples)", ylabel="shuffle gap, nats per frame", yscale="symlog")
-    axes.legend()
+    axes.legend(fontsize=7)
     return figure
 
 
@@ -136,14 +138,13 @@ def codebooks(results: Results) -> Figure:
 
 
 def commitment(results: Results) -> Figure:
-    figure, all_axes = panels(1, 3, width=9, height=2.6)
+    figure, all_axes = panels(1, 4, width=11, height=2.6)
     betas = results["plan"]["commitment"]["betas"]
     stoi = by_beta(results, "test", "metrics", "stoi")
     rows = {beta: records(results, "commitment-", beta=beta) for beta in betas}
-    parts = [stoi, *({b: late(rows[b], name) for b in betas} for name in ("switched", "drift"))]
-    for axes, values, title in zip(
-        all_axes, parts, ("STOI", "codes switched by a step", "drift by a step"), strict=True
-    ):
+    titles = {"switched": "codes switched by a step", "spread": "spread of latents", "drift": "drift by a step"}
+    parts = {"STOI": stoi, **{title: {b: late(rows[b], name) for b in betas} for name, title in titles.items()}}
+    for axes, (title, values) in zip(all_axes, parts.items(), strict=True):
         for place, beta in enumerate(betas):
             axes.plot([place] * len(values[beta]), values[beta], "o", color=COLOURS["vq"], markersize=4)
         axes.set(title=title, xlabel="weight", xticks=range(len(betas)), xticklabels=[f"{b:g}" for b in betas])
@@ -212,7 +213,7 @@ FIGURES: dict[str, Picture] = {
     ),
     "gaussian": Picture("Estimators of the gradient of one Gaussian.", ("reparameterisation",), gaussian),
     "samples": Picture(
-        "REINFORCE: variance against samples, and what training gets from it in equal time.",
+        "REINFORCE: variance against samples, and the trials of tuning, of equal time, beside those of Gumbel-Softmax.",
         ("score-function",),
         samples,
     ),
@@ -226,7 +227,8 @@ FIGURES: dict[str, Picture] = {
         "Gumbel-Softmax: bias and variance against temperature.", ("gumbel-softmax",), temperatures
     ),
     "schedules": Picture(
-        "Temperature schedules; bands from the least to the largest seed, soft and hard.",
+        "Temperature schedules, trained on hard samples (lines) and soft ones (dashed); bands from the least to the "
+        "largest seed.",
         ("gumbel-softmax",),
         schedules,
     ),
@@ -245,11 +247,17 @@ FIGURES: dict[str, Picture] = {
         kl,
     ),
     "collapse": Picture(
-        "What latents are worth to a decoder that sees so many samples of the past; bands over seeds.",
+        "What latents are worth to a decoder that sees so many samples of the past; bands over seeds. Below the dotted "
+        "line they count as ignored.",
         ("posterior-collapse", "codebook-collapse"),
         collapse,
     ),
-    "codebooks": Picture("Codes in use; dots are seeds.", ("codebook-collapse",), codebooks),
+    "codebooks": Picture(
+        "Codes in use by known voices; dots are seeds. Perplexity is of the moving averages of training, which start "
+        "from equal use.",
+        ("codebook-collapse",),
+        codebooks,
+    ),
     "commitment": Picture("The weight of the commitment loss; dots are seeds.", ("commitment",), commitment),
     "kmeans": Picture("Ways to fit a codebook to the same latents; bands over seeds.", ("k-means",), kmeans),
     "stages": Picture("A prior trained afterwards or jointly; marks are seeds.", ("two-stages",), stages),

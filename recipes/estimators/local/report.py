@@ -39,8 +39,8 @@ TITLES = {
 ABOUT = {
     "reparameterisation": (
         "Bias: of the gradient with respect to one frame's latent when one dimension of it is drawn, relative to the "
-        "exact gradient, which is integrated numerically. Variance: trace of the covariance of the whole encoder's "
-        "gradient when all frames and dimensions are drawn."
+        "exact gradient, which is integrated numerically. Variance: trace of the covariance of that gradient. Encoder: "
+        "of the whole encoder's gradient when all frames and dimensions are drawn."
     ),
     "score-function": (
         "Bias, cosine and variance: of the gradient with respect to one frame's latent, against the sum over all "
@@ -56,10 +56,12 @@ ABOUT = {
         "Gap: what the likelihood of a frame loses in nats when the decoder gets the latents of another stretch of "
         "speech; below 0.5, or a hundredth of what it is without context, they count as ignored. Information: under "
         "the aggregate posterior (Hoffman & Johnson, 2016). `gumbel` and `reinforce` have batch normalisation "
-        "built in; `gaussian` and `vq` are tried without and with it."
+        "built in; `gaussian` and `vq` are tried without and with it. All make as many steps; what is ignored after "
+        "these might be used after more."
     ),
     "codebook-collapse": (
-        "The KL divergence of `vq` to a uniform prior is log K by construction and proves nothing; the gap does."
+        "The KL divergence of `vq` to a uniform prior is log K by construction and proves nothing; the gap does. Codes "
+        "are counted in utterances of known voices that were not trained on: another voice leaves out more."
     ),
     "commitment": (
         "Switched: frames of a batch whose code is another after the step. Drift: how far their latents moved, over "
@@ -69,19 +71,21 @@ ABOUT = {
     "two-stages": (
         "Jointly: the cross-entropy of the codes under the prior is part of the loss; the prior learns the codes, and "
         "the encoder to choose likely ones. Afterwards: the same prior, trained for the codes of a finished "
-        "autoencoder, with or without a prior in its loss. The verdict takes the better prior of each."
+        "autoencoder, with or without a prior in its loss. The verdict takes the better prior of each. One weight of "
+        "the cross-entropy was tried; a joint training makes as many steps, and takes longer for it."
     ),
     "representations": (
         "Multinomial logistic regression on the mean of frozen latents over a word, or over a second for voices. Words "
         "and their times are those that a recogniser heard (`words.json`). They are told from words of the same voice "
-        "alone, since each voice has its own. Frequencies: what codes take by how often each occurs in the training "
-        "speech of the prior."
+        "alone, since each voice has its own. Of `gaussian` the mean is read, which tells more than the samples that "
+        "have its rate. Frequencies: what codes take by how often each occurs in the training speech of the prior."
     ),
     "rate-quality": (
         "Settings are those of the best trial on dev. What moves the rate, number of codes or KL weight, is "
-        "interpolated on each bottleneck's own curve, by its rate on dev. Out of reach: the curve does not come to "
-        "that rate. At a rate by entropy, speech is decoded from the most likely codes; at one by KL divergence from "
-        "samples of the posterior, which is what that many bits can tell: a mean takes more."
+        "interpolated between neighbours on each bottleneck's own curve, by its rate on dev; that of the test voice, "
+        "which is shown, is another. Out of reach: the curve does not come to that rate. At a rate by entropy, speech "
+        "is decoded from the most likely codes; at one by KL divergence from samples of the posterior, which is what "
+        "that many bits can tell: a mean takes more."
     ),
 }
 
@@ -120,7 +124,7 @@ def section_of(results: Results, experiment: str) -> Section:
     shown = [
         (name, picture.caption)
         for name, picture in FIGURES.items()
-        if experiment in picture.experiments and all(is_complete(results, each) for each in picture.experiments)
+        if experiment == picture.experiments[0] and all(is_complete(results, each) for each in picture.experiments)
     ]
     return Section(experiment, title, text, found, shown)
 

@@ -12,6 +12,8 @@ from typing import Any
 from cells import Bench, conditions
 
 Results = dict[str, Any]
+ONE_SEED = "one seed does not show how much seeds differ"
+SEEDS_DIFFER = "seeds differ by as much"
 
 
 def collect(bench: Bench) -> Results:
@@ -99,6 +101,20 @@ def difference(a: Sequence[float], b: Sequence[float]) -> int | None:
         parts = [square**2 / (len(own) - 1) for square, own in zip(squares, (a, b), strict=True)]
         error *= float(stdtrit(sum(squares) ** 2 / sum(parts), 0.975))
     return 0 if abs(gap) <= error else (1 if gap > 0 else -1)
+
+
+def decided(signs: Sequence[int | None]) -> bool | None:
+    """What becomes of a claim whose parts each hold at a sign of 1: it fails by one that is clearly otherwise, and is
+    left open by one that seeds, or their lack, do not tell."""
+    known = [sign for sign in signs if sign is not None]
+    if -1 in known:
+        return False
+    return True if signs and len(known) == len(signs) and 0 not in known else None
+
+
+def why_open(signs: Sequence[int | None]) -> str:
+    """Why signs leave a claim open."""
+    return ONE_SEED if None in signs else SEEDS_DIFFER
 
 
 def text_of(values: Sequence[float], digits: int = 3) -> str:

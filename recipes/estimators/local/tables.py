@@ -98,7 +98,7 @@ def rate_text(rows: Sequence[dict[str, Any]], measure: str) -> str:
 
 def equal_rates(results: Results) -> Table:
     """All bottlenecks at each of the compared rates."""
-    columns = ["rate", "bottleneck", "bit/s", "of KL", "STOI ↑", "ESTOI ↑", "PESQ-WB ↑", "mel distance ↓"]
+    columns = ["rate", "bottleneck", "bit/s", "by KL", "STOI ↑", "ESTOI ↑", "PESQ-WB ↑", "mel distance ↓"]
     columns += ["steps", "s a step", "failed"]
     rows = []
     groups = [("none", {"none": records(results, "compare-none")}, "entropy")]
@@ -141,8 +141,9 @@ def trials(results: Results) -> Table:
     for kind, own in results["plan"]["tuning"]["trials"].items():
         for number, overrides in enumerate(own):
             shown = ", ".join(f"`{override}`" for override in overrides) or "as they are"
-            values = found(records(results, f"tune-{kind}-{number}"), "dev", "objective")
-            rows.append([f"`{kind}`", shown, text_of(values, 4)])
+            own = records(results, f"tune-{kind}-{number}")
+            values = found(own, "dev", "objective")
+            rows.append([f"`{kind}`", shown, text_of(values, 4) if values else "failed" if own else NOT_RUN])
     return Table(["bottleneck", "settings", "objective on dev ↓"], rows, words=1)
 
 
@@ -193,10 +194,10 @@ def codebooks(results: Results) -> Table:
     for revival, update, init in product(plan["revival"], plan["updates"], plan["inits"]):
         way = {"revival": revival, "update": update, "init": init}
         own = records(results, "codebook-", **way)
-        figures = [text_of(used(results, **way)), text_of(found(own, "test", "usage", "perplexity"))]
+        figures = [text_of(used(results, **way)), text_of(found(own, "dev", "usage", "perplexity"))]
         figures += [text_of(found(own, "test", "metrics", "stoi"))]
         rows.append([init, update, revival, *figures])
-    columns = ["start", "update", "revival", "share of the codes used ↑", "perplexity ↑", "STOI ↑"]
+    columns = ["start", "update", "revival", "codes that known voices use ↑", "perplexity ↑", "STOI ↑"]
     return Table(columns, rows, words=2)
 
 

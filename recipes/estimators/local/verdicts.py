@@ -67,13 +67,16 @@ def as_data(results: Results) -> list[dict[str, Any]]:
 
 
 ONE_MODEL = "one small trained model, 4 stretches of 0.4 s; bias: one frame of each drawn, variance: all frames"
-TRAINED = "the small form of recipes/speech, all seeds, an unseen voice"
+SMALL = "the small form of recipes/speech, all seeds"
+TRAINED = f"{SMALL}, an unseen voice"
+KNOWN = f"{SMALL}, other utterances of known voices"
+STEPS = f"{SMALL}, batches of the training"
 CONTEXT = "encoder of the waveform, likelihood of every sample given latents and the true past, the ELBO, all seeds"
 
 CLAIMS = [
     Claim(
-        "reparameterisation", "Reparameterised gradients are unbiased.", "Kingma & Welling, 2014", ONE_MODEL,
-        "gaussian", gradients.reparameterisation_is_unbiased,
+        "reparameterisation", "Reparameterised gradients are unbiased.", "Kingma & Welling, 2014",
+        f"{ONE_MODEL}; here one dimension of one frame", "gaussian", gradients.reparameterisation_is_unbiased,
     ),
     Claim(
         "reparameterisation", "Their variance is far below that of the score function of the same Gaussian.",
@@ -81,8 +84,8 @@ CLAIMS = [
         gradients.reparameterisation_has_low_variance,
     ),
     Claim(
-        "score-function", "Score-function gradients are unbiased, whatever the baseline.", "Williams, 1992", ONE_MODEL,
-        "samples", gradients.score_function_is_unbiased,
+        "score-function", "Score-function gradients are unbiased, whatever the baseline.", "Williams, 1992",
+        f"{ONE_MODEL}; and z ~ Bernoulli(p)", "samples", gradients.score_function_is_unbiased,
     ),
     Claim(
         "score-function",
@@ -91,7 +94,7 @@ CLAIMS = [
     ),
     Claim(
         "score-function", "Training by them is slow.", "Jang et al., 2017",
-        "five trainings each of equal time and KL weight, with other settings", "samples",
+        "six trainings each, of equal time and KL weight, other utterances of known voices", "samples",
         trainings.score_function_is_slow,
     ),
     Claim(
@@ -107,7 +110,7 @@ CLAIMS = [
         "Jang et al., 2017; Maddison et al., 2017", ONE_MODEL, "temperatures", gradients.gumbel_trades_bias,
     ),
     Claim(
-        "gumbel-softmax", "At a low temperature training is unstable.", "Jang et al., 2017", TRAINED, "schedules",
+        "gumbel-softmax", "At a low temperature training is unstable.", "Jang et al., 2017", STEPS, "schedules",
         trainings.low_temperature_is_unstable,
     ),
     Claim(
@@ -115,7 +118,7 @@ CLAIMS = [
         trainings.schedule_matters,
     ),
     Claim(
-        "gumbel-softmax", "The decoder learns to exploit the relaxation.", "lecture notes", TRAINED, "relaxation",
+        "gumbel-softmax", "The decoder learns to exploit the relaxation.", "lecture notes", KNOWN, "relaxation",
         trainings.relaxation_is_exploited,
     ),
     Claim(
@@ -152,12 +155,12 @@ CLAIMS = [
         f"{CONTEXT}, with batch normalisation", "collapse", collapse.vq_does_not_collapse,
     ),
     Claim(
-        "codebook-collapse", "Its own failure is that codes are not used.", "Kaiser et al., 2018", TRAINED,
+        "codebook-collapse", "Its own failure is that codes are not used.", "Kaiser et al., 2018", KNOWN,
         "codebooks", collapse.codes_die,
     ),
     Claim(
         "codebook-collapse", "Revival, moving averages and a start from the data each keep more codes in use.",
-        "Razavi et al., 2019; Łańcucki et al., 2020", TRAINED, "codebooks", collapse.codes_are_kept,
+        "Razavi et al., 2019; Łańcucki et al., 2020", KNOWN, "codebooks", collapse.codes_are_kept,
     ),
     Claim(
         "commitment", "Results do not depend much on the commitment loss's weight, from 0.1 to 2.",
@@ -165,7 +168,7 @@ CLAIMS = [
     ),
     Claim(
         "commitment", "Without it the encoder's output grows and codes switch more.", "van den Oord et al., 2017",
-        TRAINED, "commitment", collapse.commitment_holds_the_encoder,
+        STEPS, "commitment", collapse.commitment_holds_the_encoder,
     ),
     Claim(
         "k-means", "The codebook loss is online k-means: it arrives where Lloyd's iterations and moving averages do.",
@@ -183,7 +186,7 @@ CLAIMS = [
     ),
     Claim(
         "representations", "They tell less of the voice.", "van den Oord et al., 2017; Chorowski et al., 2019",
-        "linear probes on means over a second; four voices, each with a language of its own", "probes",
+        "linear probes on means over a second; four voices, no two of which share a language", "probes",
         trainings.codes_tell_less_of_the_voice,
     ),
     Claim(

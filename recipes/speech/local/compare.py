@@ -54,7 +54,8 @@ SPEED_SECONDS, ROUNDS = 10.0, 5
 def train(config: Path, output: Path, overrides: list[str], force: bool = False) -> float:
     """Train with one thread; returns the CPU seconds that this took."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = ["audiovq", "train", str(config), *overrides, "--output", str(output), *(["--force"] if force else [])]
+    command = [sys.executable, "-m", "audiovq", "train", str(config), *overrides, "--output", str(output)]
+    command += ["--force"] if force else []
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=sys.stderr)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

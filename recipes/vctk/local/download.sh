@@ -20,6 +20,14 @@ fail() {
   exit 1
 }
 
+# check FILE REMEDY: fails if a file is not the archive.
+check() {
+  echo "$sha256  $1" | sha256sum --check --status || fail "$1: has another checksum than $sha256; $2"
+}
+
+for tool in curl sha256sum python3; do
+  command -v "$tool" >/dev/null || fail "$tool: is not installed"
+done
 if [[ -d $corpus_dir ]]; then
   rmdir "$corpus_dir" 2>/dev/null || fail "$corpus_dir: is no VCTK and not empty; name another folder"
 fi
@@ -31,10 +39,11 @@ if [[ ! -f $archive && ! -f $archive.partial ]]; then
     fail "$(dirname "$corpus_dir"): has $free_gb GB free, the download needs $needed_gb GB; name another folder"
 fi
 
-if [[ ! -f $archive ]]; then
+if [[ -f $archive ]]; then
+  check "$archive" "move it away and try again"
+else
   curl --fail --location --retry 5 --continue-at - --output "$archive.partial" "$url"
-  echo "$sha256  $archive.partial" | sha256sum --check --status ||
-    fail "$archive.partial: has another checksum than $sha256; delete it and try again"
+  check "$archive.partial" "delete it and try again"
   mv "$archive.partial" "$archive"
 fi
 

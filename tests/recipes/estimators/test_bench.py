@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import plan
 import pytest
@@ -24,6 +23,7 @@ RECIPES = Path(__file__).parents[3] / "recipes"
 RECIPE = RECIPES / "estimators"
 CONFIGS = sorted(path for path in RECIPES.glob("**/conf/*.yaml") if path.name != "prior.yaml")
 TYPES = list(plan.KINDS)
+BOTTLENECKS = [kind.model_fields["type"].default for kind in get_args(get_args(BottleneckConfig)[0])]
 
 
 def bench_of(name: str, exp: Path) -> Bench:
@@ -33,11 +33,12 @@ def bench_of(name: str, exp: Path) -> Bench:
 # --- configurations ------------------------------------------------------------------------------------------
 
 
-def test_all_types_are_listed():
-    assert set(re.findall(r"type: Literal\['(\w+)'\]", str(BottleneckConfig))) <= set(TYPES)
+def test_what_is_compared_is_known():
+    assert {*BOTTLENECKS} - {*TYPES} == {"residual", "fsq"}
+    assert {*TYPES} <= {*BOTTLENECKS}
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", BOTTLENECKS)
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.relative_to(RECIPES).as_posix())
 def test_every_config_takes_every_bottleneck_with_its_defaults(path, kind):
     config = load_config(path, [f"bottleneck.type={kind}"])
@@ -56,7 +57,7 @@ def test_every_config_takes_every_bottleneck_with_its_defaults(path, kind):
 # --- plans -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "minutes"), [("full", 2 * 4 * 60), ("quick", 2 * 5)])
+@pytest.mark.parametrize(("name", "minutes"), [("full", 2 * 2.5 * 60 + 5), ("quick", 2 * 5)])
 def test_a_plan_stays_within_its_time_on_two_cores(name, minutes, tmp_path):
     cells = bench_of(name, tmp_path).cells
     assert set(cells.experiments) == set(plan.EXPERIMENTS)
@@ -133,7 +134,6 @@ def test_what_is_done_is_passed_over(run, results, capsys):
 def test_every_cell_says_what_it_was_made_of(results):
     for record in results["cells"].values():
         assert {"commit", "processor", "seconds", "torch"} <= record["made"].keys()
-        assert record["result"]["failed" if record["kind"] != "data" else "test"] is not True
     assert not any(record["result"].get("failed") for record in results["cells"].values())
 
 

@@ -193,11 +193,19 @@ def test_a_probe_finds_what_is_linear_and_not_what_is_not_there(bench):
     utterances = read_manifest(bench.manifest("train"))
     seed_everything("items")
     items = [Item(n % len(utterances), 0.0, 0.1, "ab"[n % 2]) for n in range(60)]
-    told = [torch.zeros(2, 100) for _ in utterances]
-    found = probe(items, utterances, told, 50.0)
-    assert found["accuracy"] <= 0.8
-    assert found["labels"] == 2
-    assert found["items"] == 60
+    nothing = probe(items, utterances, [torch.zeros(2, 100) for _ in utterances], 50.0)
+    assert nothing["accuracy"] == nothing["commonest"] <= 0.8
+    assert nothing["labels"] == 2
+    assert nothing["items"] == 60
+    # A feature of each half says which label it has; utterances differ in which comes first.
+    features = [torch.tensor([[n % 2] * 50 + [1 - n % 2] * 50]).float() for n in range(len(utterances))]
+    items = [
+        Item(n, second, second + 0.1, "ab"[(n + int(second)) % 2])
+        for n in range(len(utterances))
+        for second in (0.0, 1.0)
+        for _ in range(10)
+    ]
+    assert probe(items, utterances, features, 50.0)["accuracy"] == 1
 
 
 def test_words_are_told_from_words_of_the_same_voice(bench):

@@ -7,6 +7,9 @@ from typing import Any
 import judges_of_collapse as collapse
 import pytest
 
+FAILED = float("nan")
+"""Stands for a training that failed."""
+
 
 def record(name: str, result: dict[str, Any], **settings: Any) -> dict[str, Any]:
     return {name: {"settings": settings, "result": {"failed": None, **result}}}
@@ -19,7 +22,8 @@ def collapse_results(gaps: dict[str, dict[int, list[float]]]) -> dict[str, Any]:
         kind, _, remedy = name.partition(" + ")
         for context, values in contexts.items():
             for seed, gap in enumerate(values):
-                result = {"context": context, "gap": {"gap": gap}}
+                result: dict[str, Any] = {"context": context}
+                result |= {"failed": "loss is nan"} if gap != gap else {"gap": {"gap": gap}}
                 known = {"units": context, "remedy": remedy or None, "bottleneck": kind}
                 cells |= record(f"context-{kind}-{context}-{remedy}-{seed}", result, **known)
     kinds = dict.fromkeys(name for name in gaps if "+" not in name)
@@ -33,6 +37,7 @@ UNUSED = {0: [0.1, 0.0, 5.0], 16: [0.0, 0.0, 0.0], 256: [0.0, 0.0, 0.0]}
 ONCE = {0: [50.0, 60.0, 55.0], 16: [9.0, 8.0, 0.1], 256: [0.0, 5.0, 6.0]}
 BACK = {0: [50.0, 60.0, 55.0], 16: [0.1, 0.2, 0.1], 256: [9.0, 8.0, 7.0]}
 SLIGHT = {0: [500.0, 600.0, 550.0], 16: [90.0, 80.0, 70.0], 256: [0.9, 0.7, 0.6]}
+BROKEN = {0: [50.0, 60.0, 55.0], 16: [20.0, 30.0, 25.0], 256: [FAILED] * 3}
 EQUAL = "gaussian + batch normalisation"
 
 
@@ -47,6 +52,8 @@ EQUAL = "gaussian + batch normalisation"
         (SLIGHT, USED, True),  # of what latents are worth without context next to nothing
         (UNUSED, UNUSED, None),
         (UNUSED, GONE, True),
+        (BROKEN, USED, None),
+        (BROKEN, GONE, True),
     ],
 )
 def test_collapse_is_told_by_most_seeds_of_what_is_used_without_context(gaussian, gumbel, expected):
@@ -65,6 +72,7 @@ def test_collapse_is_told_by_most_seeds_of_what_is_used_without_context(gaussian
         (UNUSED, GONE, USED, None),
         (USED, USED, USED, None),
         (LATER, LATER, USED, None),
+        (GONE, LATER, BROKEN, None),
     ],
 )
 def test_who_collapses_first_is_told_with_batch_normalisation_for_all(gaussian, gumbel, reinforce, expected):
@@ -74,7 +82,14 @@ def test_who_collapses_first_is_told_with_batch_normalisation_for_all(gaussian, 
 
 @pytest.mark.parametrize(
     ("without", "with_", "expected"),
-    [(GONE, USED, True), (GONE, GONE, False), (GONE, LATER, False), (USED, USED, None)],
+    [
+        (GONE, USED, True),
+        (GONE, GONE, False),
+        (GONE, LATER, False),
+        (USED, USED, None),
+        (GONE, BROKEN, False),
+        (USED, GONE, False),  # it makes what was used be ignored
+    ],
 )
 def test_a_remedy_helps_where_latents_are_ignored_without_it_and_used_with_it(without, with_, expected):
     results = collapse_results({"gaussian": without, EQUAL: with_, "gumbel": USED})
@@ -85,7 +100,9 @@ def test_a_remedy_helps_where_latents_are_ignored_without_it_and_used_with_it(wi
     assert collapse.free_bits_help(results)[0] is expected
 
 
-@pytest.mark.parametrize(("gaps", "expected"), [(USED, True), (LATER, False), (ONCE, False), (UNUSED, None)])
+@pytest.mark.parametrize(
+    ("gaps", "expected"), [(USED, True), (LATER, False), (ONCE, False), (UNUSED, None), (BROKEN, None)]
+)
 def test_vq_collapses_where_any_seed_ignores_its_codes(gaps, expected):
     assert collapse.vq_does_not_collapse(collapse_results({"vq": gaps}))[0] is expected
     both = collapse_results({"vq": LATER, "vq + batch normalisation": gaps})
@@ -100,7 +117,7 @@ def codebook_results(shares: dict[tuple[str, str, str], list[float]]) -> dict[st
     cells: dict[str, Any] = {}
     for (revival, update, init), values in shares.items():
         for seed, share in enumerate(values):
-            result = {"test": {"usage": {"codes_used": 100 * share}}}
+            result = {"dev": {"usage": {"codes_used": 100 * share}}, "test": {"usage": {"codes_used": 0}}}
             name = f"codebook-{revival}-{update}-{init}-{seed}"
             cells |= record(name, result, revival=revival, update=update, init=init)
     plan = {"codebook_size": 100, "inits": ["kmeans", "data", "random"]}
@@ -115,7 +132,10 @@ def test_codes_are_not_used_if_all_seeds_of_one_start_say_so(random, expected):
     assert collapse.codes_die(results)[0] is expected
 
 
-@pytest.mark.parametrize(("data", "expected"), [([0.8, 0.81], True), ([0.1, 0.11], False), ([0.8], None)])
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [([0.8, 0.81], True), ([0.1, 0.11], False), ([0.02, 0.03], False), ([0.1, 0.9], None), ([0.8], None)],
+)
 def test_every_remedy_alone_has_to_keep_more_codes(data, expected):
     shares = {("without", "gradient", "random"): [0.1, 0.11], ("with", "gradient", "random"): [0.8, 0.81]}
     shares |= {("without", "ema", "random"): [0.5, 0.51], ("without", "gradient", "kmeans"): [0.7, 0.71]}
@@ -136,7 +156,8 @@ def commitment_results(stoi: dict[float, list[float]]) -> dict[str, Any]:
     cells = {}
     for beta, values in stoi.items():
         for seed, value in enumerate(values):
-            curves = {"train": {"switched": [1.0 - beta] * 4, "drift": [value] * 4}}
+            falls = [3.0 - beta + 0.01 * seed] * 4
+            curves = {"train": {"switched": falls, "spread": falls, "drift": [value] * 4}}
             cells |= record(
                 f"commitment-{beta:g}-{seed}", {"test": {"metrics": {"stoi": value}}, "curves": curves}, beta=beta
             )
@@ -147,6 +168,23 @@ def test_commitment_does_not_matter_if_stoi_hardly_changes():
     flat = {0.0: [0.5, 0.5], 0.1: [0.75, 0.76], 0.25: [0.75, 0.755], 2.0: [0.75, 0.75]}
     assert collapse.commitment_does_not_matter(commitment_results(flat))[0] is True
     assert collapse.commitment_does_not_matter(commitment_results({**flat, 2.0: [0.6, 0.61]}))[0] is False
+    apart_by_chance = commitment_results({**flat, 2.0: [0.7, 0.8], 0.1: [0.72, 0.74]})
+    assert collapse.commitment_does_not_matter(apart_by_chance)[0] is None
+    assert collapse.commitment_does_not_matter(commitment_results({0.1: [0.75], 2.0: [0.75]}))[0] is None
+    failed = commitment_results(flat)
+    failed["cells"]["commitment-2-1"]["result"] = {"failed": "loss is nan at step 3"}
+    assert collapse.commitment_does_not_matter(failed)[0] is False
+
+
+@pytest.mark.parametrize(("seeds", "expected"), [((0.0, 0.25), True), ((0.25, 0.0), False)])
+def test_commitment_holds_the_encoder_if_without_it_codes_switch_and_latents_spread_more(seeds, expected):
+    results = commitment_results({0.0: [0.7, 0.7, 0.7], 0.25: [0.7, 0.7, 0.7]})
+    for own in results["cells"].values():
+        own["settings"]["beta"] = dict(zip((0.0, 0.25), seeds, strict=True))[own["settings"]["beta"]]
+    assert collapse.commitment_holds_the_encoder(results)[0] is expected
+    for own in results["cells"].values():
+        own["result"]["curves"]["train"]["spread"] = [1.0] * 4
+    assert collapse.commitment_holds_the_encoder(results)[0] is (None if expected else False)
 
 
 def test_seeds_that_are_missing_leave_a_verdict_open():

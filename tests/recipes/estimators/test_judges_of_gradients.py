@@ -24,7 +24,7 @@ def gradient_results(kind: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("bias", "noise", "expected"),
-    [(0.1, 0.08, True), (0.5, 0.08, False), (2.0, 1.5, None), (0.4, 0.4, None), (9.0, 1.5, False)],
+    [(0.1, 0.08, True), (0.5, 0.08, False), (2.0, 1.5, None), (0.4, 0.2, None), (9.0, 1.5, False)],
 )
 def test_unbiased_means_within_three_standard_errors_that_would_show_a_bias(bias, noise, expected):
     rows = [row("reparameterised", bias, noise, 1.0), row("score function", 1.0, 1.0, 100.0)]
@@ -59,6 +59,13 @@ def test_low_variance_is_a_tenth_at_most(variance, expected):
     assert gradients.reparameterisation_has_low_variance(results)[0] is expected
 
 
+@pytest.mark.parametrize(("with_one", "expected"), [(0.1, True), (2.0, False)])
+def test_baselines_help_if_each_lowers_the_variance(with_one, expected):
+    variances = {("none", 1): 1.0, ("moving_average", 1): with_one, ("none", 16): 1.0, ("leave_one_out", 16): 0.1}
+    rows = [row(f"{b} {s}", 0, 1, v, bottleneck={"baseline": b, "samples": s}) for (b, s), v in variances.items()]
+    assert gradients.baselines_help(gradient_results("reinforce", rows))[0] is expected
+
+
 @pytest.mark.parametrize(("power", "expected"), [(-1.0, True), (-0.2, False), (-3.0, False)])
 def test_variance_falls_with_the_other_samples_of_the_baseline(power, expected):
     rows = [
@@ -81,6 +88,8 @@ def test_variance_falls_with_the_other_samples_of_the_baseline(power, expected):
         ([0.05, 0.5, 0.3], [1.0, 2.0, 4.0], None),
         ([0.9, 0.3, 0.35], [1.0, 2.0, 4.0], True),  # the last rise is within the noise
         ([0.5, 0.45, 0.48], [1.0, 2.0, 4.0], False),
+        ([0.9, 0.5, 0.3], [1.0, 4.0, 3.5], True),  # of few draws that count for much
+        ([0.9, 0.5, 0.3], [1.0, 4.0, 2.0], False),
     ],
 )
 def test_gumbel_trades_bias_for_variance_only_if_both_go_that_way(biases, variances, expected):
@@ -90,7 +99,9 @@ def test_gumbel_trades_bias_for_variance_only_if_both_go_that_way(biases, varian
     assert gradients.gumbel_trades_bias(gradient_results("gumbel", rows))[0] is expected
 
 
-@pytest.mark.parametrize(("bias", "noise", "expected"), [(0.8, 0.05, True), (0.08, 0.05, False), (0.8, 0.7, None)])
+@pytest.mark.parametrize(
+    ("bias", "noise", "expected"), [(0.8, 0.05, True), (0.08, 0.05, False), (0.8, 0.7, None), (0.35, 0.15, None)]
+)
 def test_straight_through_is_biased_where_noise_does_not_explain_it(bias, noise, expected):
     known = {"temperature": 1.0, "entropy": 1.0, "deterministic": {"bias": 1.0, "cosine": 0.1}}
     rows = [row("VQ", 0, 0, 0.0), row("stochastic", bias, noise, 1.0, **known)]

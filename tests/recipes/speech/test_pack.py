@@ -36,6 +36,24 @@ def test_weights_are_rounded_and_the_card_stays(packed, mini_speech):
     assert codes.shape[1] == 3
 
 
+def test_without_a_card_of_its_own_a_model_gets_one_that_names_it_and_takes_figures(placed_tokenizer, tmp_path):
+    first, packed = placed_tokenizer("istft", "residual"), tmp_path / "packed"
+    for trained in (first, placed_tokenizer("istft", "vq")):  # Packed again, the card is the new model's.
+        trained.save_pretrained(tmp_path / "trained")
+        pack.pack(str(tmp_path / "trained"), packed)
+        tokenizer, card = AudioTokenizer.from_pretrained(packed, "cpu"), (packed / "README.md").read_text()
+        assert f"| weights sha256 | {tokenizer.weights_sha256} |" in card
+        assert f"| codes sha256 | {tokenizer.codes_sha256} |" in card
+    row = {"family": "packed", "kbps": tokenizer.bitrate / 1000, "metrics": {"pesq_wb": {"mean": 1.5}}}
+    for pesq in (1.5, 2.5):
+        row["metrics"]["pesq_wb"]["mean"] = pesq
+        pack.quality({"systems": [row], "conditions": []}, packed)
+    card = (packed / "README.md").read_text()
+    assert (card.count("## Quality"), card.count("| 1.5 |"), card.count("| 2.5 |")) == (1, 0, 1)
+    with pytest.raises(SystemExit, match="nothing was measured of"):
+        pack.quality({"systems": [{**row, "family": "other"}], "conditions": []}, packed)
+
+
 def test_the_card_and_the_list_of_models_have_what_was_measured(packed):
     tokenizer = AudioTokenizer.from_pretrained(packed, "cpu")
 

@@ -94,8 +94,8 @@ async function open(bytes, name) {
   const wave = await readSound(bytes, config.sample_rate);
   const seconds = wave.length / config.sample_rate;
   if (!wave.length) throw new Error(`${name} is empty.`);
-  if (element("decoded-sound").src) element("decoded-sound").removeAttribute("src");
   if (seconds > LONGEST) throw new Error(`${name} is ${Math.round(seconds)} s long; at most ${LONGEST} s fit here.`);
+  if (element("decoded-sound").src) element("decoded-sound").removeAttribute("src");
   show("working", `Encoding ${seconds.toFixed(1)} s of speech`);
   const { codes, books, frames, seconds: took } = await ask("encode", { wave });
   speech = { wave, codes, books, frames, seconds, name: name.replace(/\.[^.]*$/, ""), decoded: new Map() };
@@ -189,7 +189,7 @@ async function toggleRecording() {
   recorder.start();
   element("record").textContent = "Stop";
   element("record").classList.add("recording");
-  element("choose").disabled = true;
+  for (const control of [element("choose"), ...document.querySelectorAll("#rates input")]) control.disabled = true;
   element("status").textContent = "Recording";
 }
 
