@@ -55,6 +55,21 @@ for module in pkgutil.walk_packages(audiovq.__path__, "audiovq."):
     }
 
 
+def test_the_package_can_be_run():
+    """As `accelerate launch` does it."""
+    command = [sys.executable, "-m", "audiovq", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert audiovq.__version__ in done.stdout
+
+
+def test_commands_keep_memory_that_is_freed(run, monkeypatch):
+    asked = []
+    monkeypatch.setattr(sys.modules["audiovq.cli.app"], "keep_freed_memory", lambda: asked.append(True))
+    assert run("models")[0] == 0
+    assert asked == [True]
+
+
 @pytest.mark.parametrize("name", audiovq.__all__)
 def test_public_names_are_there_and_listed(name):
     assert getattr(audiovq, name).__name__ == name

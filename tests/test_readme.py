@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from audiovq.config import load_config
 from audiovq.models.release import PRETRAINED
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,7 +87,7 @@ def test_make_targets_of_the_readme_exist():
 
 
 def test_links_of_the_readme_lead_somewhere():
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).exists()] == []
 
@@ -101,3 +102,50 @@ def test_the_readme_shows_the_quality_that_was_measured_of_the_shipped_model():
         rounding = [0.51 if name == "WER %" else 0.0056 for name in rate["metrics"]]
         measured = rate["metrics"].values()
         assert all(abs(a - b) < most for a, b, most in zip(shown, measured, rounding, strict=True)), line
+
+
+def rows_of(path: str, *, without_spread: bool = False) -> dict[str, list[str]]:
+    """The first table row of each name in a page; the mean alone of figures with their spread."""
+    found: dict[str, list[str]] = {}
+    for line in (ROOT / path).read_text(encoding="utf-8").splitlines():
+        name, *cells = line.strip("| ").split(" | ")
+        if line.startswith("| ") and len(cells) > 3:
+            found.setdefault(name, [cell.partition(" ± ")[0] if without_spread else cell for cell in cells])
+    return found
+
+
+def test_the_readme_shows_what_was_measured_of_other_codecs():
+    measured = rows_of("recipes/speech/RESULTS.md", without_spread=True)
+    others = [row for row in rows_of("README.md").items() if row[0].startswith(("original", "Codec 2", "Opus"))]
+    assert len(others) == 7
+    for name, cells in others:
+        kbps, pesq, stoi, estoi, _, *rest = measured[name]  # The README leaves the mel distance out.
+        assert cells == [kbps, pesq, stoi, estoi, *rest], name
+
+
+def test_the_readme_describes_its_models_as_their_configs_do():
+    from audiovq.models.autoencoder import Autoencoder
+    from audiovq.models.tokenizer import AudioTokenizer
+
+    rows = re.findall(r"^\| \[`[\w-]+`\]\(([^)]+\.yaml)\) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|", README, re.MULTILINE)
+    assert len(rows) == 5
+    for path, codes, bitrate, parameters in rows:
+        config = load_config(ROOT / path).model_part()
+        tokenizer = AudioTokenizer(Autoencoder(config), config)
+        sizes = f"{tokenizer.num_codebooks} x {tokenizer.codebook_size}"
+        assert codes == f"{tokenizer.frame_rate:g} a second, {sizes}", path
+        assert re.findall(r"\d+", bitrate)[-1] == f"{tokenizer.bitrate:g}", path
+        assert parameters == f"{tokenizer.num_parameters / 1e6:.1f} M", path
+        if path.startswith("recipes/speech"):
+            assert f"Latency is known: of `speech-16k` {1000 * tokenizer.latency:g} ms" in " ".join(README.split())
+
+
+def test_extras_that_are_named_can_be_installed():
+    from importlib.metadata import metadata
+
+    known = {*(metadata("audiovq").get_all("Provides-Extra") or ())}
+    texts = [README, *(path.read_text(encoding="utf-8") for path in (ROOT / "audiovq").rglob("*.py"))]
+    lists = [found for text in texts for found in re.findall(r"pip install '(?:audiovq|\.)\[([\w,]+)\]'", text)]
+    named = {name for names in lists for name in names.split(",")}
+    assert named >= {"media", "tensorboard", "onnx", "transformers"}
+    assert named <= known

@@ -8,6 +8,7 @@ import pytest
 import soundfile
 import torch
 
+from audiovq.bottlenecks.reinforce import ReinforceBottleneck
 from audiovq.bottlenecks.vq import VectorQuantizer
 from audiovq.config import (
     ExperimentConfig,
@@ -266,15 +267,23 @@ def test_training_tells_the_bottleneck_its_step_also_after_a_resume(experiment, 
     assert rates["kl_bits_per_second"] == pytest.approx(rates["kl"] * 1.4426950 * 16000 / 20)
 
 
-def test_training_with_reinforce_changes_the_encoder_through_the_surrogate_loss_alone(experiment, tmp_path):
+def test_training_with_reinforce_changes_the_encoder_through_the_surrogate_loss_alone(
+    experiment, tmp_path, monkeypatch
+):
     settings = ReinforceConfig(codebook_size=K, kl_weight=0.0, samples=3)
     config = experiment(settings, 2)
-    train_autoencoder(config, tmp_path / "run", "cpu")
+    config = config.model_copy(update={"training": config.training.model_copy(update={"weight_decay": 0.0})})
     seed_everything(config.training.seed, "model")
-    initial = Autoencoder(config.model_part()).state_dict()
-    trained = read_weights(tmp_path / "run" / "release" / "model.safetensors")
-    changed = {name.partition(".")[0] for name in initial if not torch.equal(initial[name], trained[name])}
-    assert "encoder" in changed
+    initial = {name: weight.clone() for name, weight in Autoencoder(config.model_part()).named_parameters()}
+
+    def changed(folder) -> set[str]:
+        train_autoencoder(config, folder, "cpu")
+        trained = read_weights(folder / "release" / "model.safetensors")
+        return {name.partition(".")[0] for name in initial if not torch.equal(initial[name], trained[name])}
+
+    assert {"encoder", "decoder"} <= changed(tmp_path / "run")
+    monkeypatch.setattr(ReinforceBottleneck, "surrogate_loss", lambda self, output, cost: cost.new_zeros(()))
+    assert changed(tmp_path / "without") & {"encoder", "decoder"} == {"decoder"}
 
 
 @pytest.mark.parametrize("kind", ["fsq", "gaussian", "gumbel", "reinforce", "none"])

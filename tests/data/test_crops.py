@@ -144,7 +144,9 @@ def test_read_ahead_is_bounded_and_runs_ahead():
     assert started == []  # Nothing is read before the first batch is asked for.
     for taken in range(1, 6):
         assert next(results) == taken - 1
-        time.sleep(0.05)
+        deadline = time.monotonic() + 10
+        while len(started) <= taken and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert taken < len(started) <= taken + 2 * 3
     results.close()
     after = len(started)

@@ -73,6 +73,9 @@ def test_bad_audio_is_rejected_with_a_reason_and_changes_no_figure(utterances, d
     evaluation = evaluate(noisy_tokenizer(), [utterances[0], damaged, utterances[1]], "model", "data")
     assert list(evaluation.rejected) == ["damaged"]
     assert "text.wav: is no audio" in evaluation.rejected["damaged"]
+    assert len(evaluation.scores) == 2
+    for name, summary in clean.summaries().items():
+        assert evaluation.summaries()[name].mean == pytest.approx(summary.mean, abs=1e-9)
     for name, summary in clean.noise_summaries().items():
         assert evaluation.noise_summaries()[name].mean == pytest.approx(summary.mean, abs=1e-9)
 

@@ -3,6 +3,8 @@ import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -114,6 +116,51 @@ def test_a_recognizer_without_a_model_cannot_run_and_says_why(tmp_path, files, r
     assert found.metrics == {}
     assert reason in found.unable["wer"]
     assert "\n" not in found.unable["wer"]
+
+
+class Recogniser:
+    """In place of faster-whisper's: hears two words in whatever sounds, and keeps how it was asked."""
+
+    supported_languages = ("en", "fr")
+    asked: ClassVar[list[dict[str, object]]] = []
+
+    def __init__(self, folder: str, **settings: object):
+        self.folder = folder
+
+    def transcribe(self, wave: np.ndarray, **settings: object):
+        self.asked.append(settings)
+        texts = (" Hello,", " WORLD!") if settings["language"] is None else (" hello", " word")
+        return iter([SimpleNamespace(text=text) for text in texts]), SimpleNamespace(language="fr")
+
+
+@pytest.fixture
+def recogniser(monkeypatch, tmp_path) -> Path:
+    monkeypatch.setitem(sys.modules, "faster_whisper", SimpleNamespace(WhisperModel=Recogniser))
+    monkeypatch.setattr(judges, "version", lambda name: "1.0")
+    monkeypatch.setattr(Recogniser, "asked", [])
+    for name in judges.MODEL_FILES:
+        (tmp_path / name).write_text("{}")
+    return tmp_path
+
+
+@needs("jiwer")
+def test_words_are_compared_with_those_of_the_original_in_its_language(recogniser, speech):
+    found = load_judges(["wer"], wer_model=recogniser)
+    judge = found.metrics["wer"].function
+    rate = judge(speech, 0.5 * speech, RATE)
+    assert (rate, rate.weight) == (50.0, 2)  # One of two words is another, without case and punctuation.
+    assert [asked["language"] for asked in Recogniser.asked] == [None, "fr"]
+    assert {asked["temperature"] for asked in Recogniser.asked} == {0.0}
+    # Whatever a recogniser makes up of silence, nothing was said.
+    assert judge(speech, torch.zeros_like(speech), RATE) == 100.0
+    assert len(Recogniser.asked) == 2
+    assert "faster-whisper 1.0, " in found.models["wer"]
+
+
+@needs("jiwer")
+def test_a_language_that_the_recogniser_does_not_know_is_a_mistake_in_the_call(recogniser):
+    with pytest.raises(ConfigError, match="does not know the language 'xx'; it knows en, fr"):
+        load_judges(["wer"], wer_model=recogniser, wer_language="xx")
 
 
 # --- what they are given -------------------------------------------------------------------------------------

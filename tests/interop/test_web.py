@@ -244,10 +244,14 @@ def share_of_other_frames(browser: Browser, address: str, tokenizer: AudioTokeni
 
 @pytest.mark.slow
 def test_a_browser_encodes_and_decodes_as_python_does(browser, serve, graphs, shipped, speech_folder, tmp_path):
+    package = os.environ.get("AUDIOVQ_ONNXRUNTIME_WEB")
     try:
-        export_web(shipped, tmp_path / "out", onnxruntime_web=os.environ.get("AUDIOVQ_ONNXRUNTIME_WEB"))
+        package = package or cached_package()
     except ExportError as error:
+        if "cannot be downloaded" not in str(error):
+            raise
         pytest.skip(str(error))
+    export_web(shipped, tmp_path / "out", onnxruntime_web=package)
     wave, _ = load_audio(min((speech_folder / "june").glob("*.ogg")), 16000)
     wide, _ = load_audio(min((speech_folder / "carlo").glob("*.ogg")), 44100)
     soundfile.write(tmp_path / "out/speech.wav", wave[0].numpy(), 16000)

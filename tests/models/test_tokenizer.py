@@ -13,7 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from audiovq.audio.files import AudioSource, load_audio, save_audio
+from audiovq.audio.files import AudioSource, AudioWriter, load_audio, save_audio
 from audiovq.audio.resampling import resample
 from audiovq.errors import AudioError, TokenError
 from audiovq.models import tokenizer as tokenizer_module
@@ -83,11 +83,15 @@ def test_an_opus_file_in_chunks_has_the_codes_of_its_signal(tokenizer, in_chunks
     assert torch.equal(tokenizer.encode_source(AudioSource.open(path)), codes)
 
 
-def test_decoding_to_a_file_in_chunks_writes_what_decode_gives(tokenizer, in_chunks, tmp_path):
+def test_decoding_to_a_file_in_chunks_writes_what_decode_gives(tokenizer, in_chunks, tmp_path, monkeypatch):
+    sizes, write = [], AudioWriter.write
+    monkeypatch.setattr(AudioWriter, "write", lambda file, wave: sizes.append(wave.shape[-1]) or write(file, wave))
     codes = torch.randint(0, 32, (1, 200))
     wave = tokenizer.decode(codes, 3990)[0]
     in_chunks(33)
     tokenizer.decode_to_file(codes, tmp_path / "a.wav", 3990)
+    assert sum(sizes) == 3990
+    assert max(sizes) == 33 * tokenizer.hop_length
     written, rate = load_audio(tmp_path / "a.wav")
     assert rate == 16000
     torch.testing.assert_close(written, wave.clamp(-1, 1), atol=1.1 / 32768, rtol=1e-4)

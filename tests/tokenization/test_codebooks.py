@@ -97,6 +97,7 @@ def test_ray_gives_the_same_set_goes_on_and_tells_what_failed(make, tmp_path, mo
         assert contents(folder) == expected
         sorted(folder.glob("*.parquet"))[1].unlink()
         assert contents(make(2, "ray", engine="ray")) == expected
+        assert ray.data.read_parquet(str(folder)).count() == len(TokenSet(folder))  # Other files are passed over.
         (tmp_path / "no model").mkdir()
         job = TokenizingJob(str(tmp_path / "no model"), "0" * 64, tmp_path / "x", EncodingSettings(), "cpu")
         with pytest.raises(WorkerError, match=r"a Ray actor failed \(.*is no model folder"):
