@@ -316,6 +316,23 @@ def test_a_prior_that_comes_with_its_model_needs_one_name(run, placed_tokenizer,
     assert found.num_bytes == sum(path.stat().st_size for path in (tmp_path / "tiny").rglob("*.*"))
 
 
+def test_a_prior_speaks_through_a_model_that_differs_in_its_decoder_alone(run, prior, model, tmp_path):
+    tuned = AudioTokenizer.from_pretrained(model, "cpu")
+    for weight in tuned.model.decoder.parameters():
+        weight.mul_(1.01)
+    tuned.save_pretrained(tmp_path / "tuned")
+    options = ("--num", 1, "--seconds", 0.5, "--seed", 3, "--device", "cpu")
+    for name, own in (("by model", model), ("by tuned", tmp_path / "tuned")):
+        code, _, err = run("sample", prior, own, "--output", tmp_path / name, *options)
+        assert (code, err) == (0, "")
+    codes, waves = (
+        [(tmp_path / name / f"sample-000.{kind}").read_bytes() for name in ("by model", "by tuned")]
+        for kind in ("npz", "wav")
+    )
+    assert codes[0] == codes[1]
+    assert waves[0] != waves[1]
+
+
 def test_a_prior_and_a_model_that_do_not_belong_together_are_refused(run, tiny_tokenizer, prior, model, tmp_path):
     other = tiny_tokenizer("transposed")
     other.save_pretrained(tmp_path / "other")

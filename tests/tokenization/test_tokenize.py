@@ -470,6 +470,21 @@ def test_a_part_says_what_is_missing_and_the_last_one_sums_up(model, manifest, t
     assert contents(output) == contents(tmp_path / "whole")
 
 
+def test_each_of_several_accelerators_has_a_process_unless_told_otherwise(model, manifest, tmp_path, monkeypatch):
+    started = []
+
+    def run_processes(job, units, processes):
+        started.append(processes)
+        return worker.work(job, AudioTokenizer.from_pretrained(model, "cpu"), units)
+
+    monkeypatch.setattr(engines, "accelerators", lambda device: 2)
+    monkeypatch.setattr(engines, "run_processes", run_processes)
+    tokenize(model, [manifest], tmp_path / "codes", unit_seconds=4.0)
+    tokenize(model, [manifest], tmp_path / "alone", unit_seconds=4.0, processes=1)
+    assert started == [2]
+    assert digest(tmp_path / "codes") == digest(tmp_path / "alone")
+
+
 def test_more_processes_than_units_are_none_too_many(model, manifest, tmp_path, quick_start):
     run = tokenize(model, [manifest], tmp_path / "codes", processes=4, unit_seconds=4.0)
     assert (run.done, run.missing) == (2, 0)
