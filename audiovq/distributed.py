@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import torch.distributed as dist
 from torch import Tensor
 
@@ -15,7 +17,7 @@ def sum_over_processes(x: Tensor) -> Tensor:
 
 def mean_over_processes(x: Tensor) -> Tensor:
     """The mean of `x` over all processes."""
-    return sum_over_processes(x.clone()) / dist.get_world_size() if is_distributed() else x
+    return sum_over_processes(x.clone()) / num_processes() if is_distributed() else x
 
 
 def from_first_process(x: Tensor) -> Tensor:
@@ -24,6 +26,16 @@ def from_first_process(x: Tensor) -> Tensor:
         x = x.contiguous()
         dist.broadcast(x, src=0)
     return x
+
+
+def num_processes() -> int:
+    """How many processes train together."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def is_first_process() -> bool:
+    """Whether this is the first of the processes that a launcher started, which need not know of each other yet."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def is_distributed() -> bool:

@@ -1,4 +1,4 @@
-"""Writing files so that a crash never leaves a half-written one behind."""
+"""Files: written so that a crash never leaves a half-written one behind, read strictly, and fetched from the Hub."""
 
 from __future__ import annotations
 

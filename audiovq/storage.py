@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from audiovq.errors import ConfigError
-from audiovq.text import shown
+from audiovq.text import reason_of, shown
 
 SCHEMES = ("s3", "gs", "hf", "memory")
 BLOCK = 2**22
@@ -188,16 +188,12 @@ class RemotePath:
                 store.invalidate_cache()
             yield store
         except ImportError as error:
-            raise ConfigError(f"{self}: {_line(error)}: pip install 'audiovq[cloud]'") from error
+            raise ConfigError(f"{self}: {reason_of(error)}: pip install 'audiovq[cloud]'") from error
         except (FileNotFoundError, PermissionError) as error:
             number = errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EACCES
             raise OSError(number, os.strerror(number), str(self)) from error
         except Exception as error:  # Each store has its own; s3fs passes on those of botocore and aiohttp.
-            raise OSError(errno.EIO, f"cannot be reached ({_line(error)})", str(self)) from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+            raise OSError(errno.EIO, f"cannot be reached ({reason_of(error)})", str(self)) from error
 
 
 class _RemoteFile(io.RawIOBase):

@@ -34,6 +34,11 @@ def one_line(text: str) -> str:
     return shown if len(shown) <= LONGEST_LINE else f"{shown[: LONGEST_LINE // 2]} ... {shown[-LONGEST_LINE // 2 :]}"
 
 
+def reason_of(error: BaseException) -> str:
+    """What a library says went wrong, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def name_sizes(sizes: Sequence[int]) -> str:
     """The sizes of codebooks in words, such as `4 x 1024`."""
     if len(set(sizes)) == 1:

@@ -36,7 +36,7 @@ def missing_in_log(log: str, frames: int) -> str | None:
         log: `SoundFile.extra_info`.
         frames: samples that libsndfile counts on.
     """
-    wide = "ds64" in log or re.search(r"^riff :", log, re.M)  # Sizes of 64 bits.
+    wide = _has_wide_sizes(log)
     for match in _LOG.finditer(log):
         promised, present = int(match[1]), int(match[2])
         if present < promised < (2**62 if wide else UNKNOWN):
@@ -47,6 +47,11 @@ def missing_in_log(log: str, frames: int) -> str | None:
     return "its last block is cut" if "Seems to be a truncated file." in log else None
 
 
+def _has_wide_sizes(log: str) -> bool:
+    """Whether sizes of a file have 64 bits."""
+    return "ds64" in log or re.search(r"^riff :", log, re.M) is not None
+
+
 def has_open_end(format: str, log: str) -> bool:
     """Whether a file that libsndfile reads does not say where it ends.
 
@@ -54,7 +59,7 @@ def has_open_end(format: str, log: str) -> bool:
         format: libsndfile's name of it.
         log: `SoundFile.extra_info`.
     """
-    wide = "ds64" in log or re.search(r"^riff :", log, re.M)
+    wide = _has_wide_sizes(log)
     return format in _NO_SIZES or any(int(match[1]) >= UNKNOWN and not wide for match in _LOG.finditer(log))
 
 

@@ -242,6 +242,11 @@ def unusable(path: Location, error: OSError | ValueError) -> Exception:
     return AudioError(f"{printable(str(path))}: cannot be read ({what})")
 
 
+def undecodable(path: Location, why: str) -> AudioError:
+    """What to raise where a decoder gives up."""
+    return AudioError(f"{path}: cannot be decoded ({why}); is the file damaged?")
+
+
 def reason(error: Exception) -> str:
     """What a library says, without its full stop."""
     return str(getattr(error, "error_string", None) or getattr(error, "strerror", None) or error).strip().rstrip(".")

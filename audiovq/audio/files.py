@@ -56,7 +56,6 @@ class AudioSource:
     """First sample of the segment, at the file's rate."""
     num_samples: int
     """Length of the segment in samples, at the file's rate."""
-    channels: int = 1
     span: Span | None = None
     """Where the audio lies within `path`; None: it is the whole file."""
     channel: int | None = None
@@ -85,7 +84,7 @@ class AudioSource:
         """
         path = path if isinstance(path, HeldFile) else locate(path)
         with _open(path, span, channel) as file:
-            rate, total, channels = file.sample_rate, file.length, file.channels
+            rate, total = file.sample_rate, file.length
         if total <= 0:
             raise AudioError(f"{path}: holds no samples")
         first = round(offset * rate)
@@ -94,7 +93,7 @@ class AudioSource:
             raise AudioError(
                 f"{path}: segment of {count} samples from sample {first} lies outside the file's {total} samples"
             )
-        return cls(path, rate, first, count, channels, span, channel)
+        return cls(path, rate, first, count, span, channel)
 
     @property
     def duration(self) -> float:

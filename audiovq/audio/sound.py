@@ -19,6 +19,7 @@ from audiovq.audio.decoding import (
     check_header,
     once_a_place,
     reason,
+    undecodable,
     warn_of_open_end,
 )
 from audiovq.audio.mpeg import MpegFrames, walk_mpeg
@@ -129,7 +130,7 @@ class SoundDecoder(AudioDecoder):
             raise AudioError(f"{self._place.path}: is truncated: {frames.missing}")
         if frames.damaged is not None:
             where = f"the frame at byte {frames.damaged} has no meaning"
-            raise AudioError(f"{self._place.path}: cannot be decoded ({where}); is the file damaged?")
+            raise undecodable(self._place.path, where)
         if not frames.counted:
             warn_of_open_end(self._place.path)
 
@@ -164,7 +165,7 @@ class SoundDecoder(AudioDecoder):
         if code in (_SYSTEM_ERROR, _NO_MEMORY):
             number = errno.EIO if code == _SYSTEM_ERROR else errno.ENOMEM
             return OSError(number, os.strerror(number), str(self._place.path))
-        return AudioError(f"{self._place.path}: cannot be decoded ({reason(error)}); is the file damaged?")
+        return undecodable(self._place.path, reason(error))
 
     def _raise_stashed(self) -> None:
         if self._part.error:

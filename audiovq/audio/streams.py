@@ -22,6 +22,7 @@ from audiovq.audio.decoding import (
     check_header,
     once_a_place,
     reason,
+    undecodable,
     warn_of_open_end,
 )
 from audiovq.audio.mpeg import missing_in_mp3, xing_frames
@@ -64,7 +65,6 @@ class StreamDecoder(AudioDecoder):
     def __init__(self, place: Place, unread: str = "not asked", channel: int | None = None):
         self._place, self._unread, self.channel = place, unread, channel
         self.restart()
-        self.sample_rate, self.channels = self._rate, self._channels
 
     @property
     def length(self) -> int:
@@ -115,8 +115,8 @@ class StreamDecoder(AudioDecoder):
             raise AudioError(f"{self._place.path}: holds no audio that FFmpeg decodes")
         self._stream = cast("AudioStream", stream)
         context = self._stream.codec_context
-        self._rate, self._channels = context.sample_rate, context.channels
-        check_header(self._place.path, self._rate, self._channels)
+        self.sample_rate, self.channels = context.sample_rate, context.channels
+        check_header(self._place.path, self.sample_rate, self.channels)
         context.thread_count = 1
         self._frames = self._decode()
 
@@ -129,12 +129,11 @@ class StreamDecoder(AudioDecoder):
         for packet in self._packets():
             for frame in self._decode_packet(packet):
                 if self._first:
-                    self._rate, self._channels, self._first = frame.sample_rate, frame.layout.nb_channels, False
-                    check_header(path, self._rate, self._channels)
-                if frame.sample_rate != self._rate:
-                    raise AudioError(
-                        f"{path}: changes its sample rate from {self._rate} to {frame.sample_rate} Hz; cut it there"
-                    )
+                    self.sample_rate, self.channels, self._first = frame.sample_rate, frame.layout.nb_channels, False
+                    check_header(path, self.sample_rate, self.channels)
+                if frame.sample_rate != self.sample_rate:
+                    changes = f"changes its sample rate from {self.sample_rate} to {frame.sample_rate} Hz"
+                    raise AudioError(f"{path}: {changes}; cut it there")
                 if frame.samples:
                     yield frame
 
@@ -143,11 +142,11 @@ class StreamDecoder(AudioDecoder):
         try:
             yield from self._container.demux(self._stream)
         except (av.error.FFmpegError, EOFError) as error:
-            raise AudioError(f"{self._place.path}: {_DAMAGED.format(reason(error))}") from error
+            raise undecodable(self._place.path, reason(error)) from error
 
     def _decode_packet(self, packet: Packet) -> list[AudioFrame]:
         if packet.is_corrupt:
-            raise AudioError(f"{self._place.path}: {_DAMAGED.format('a packet is incomplete')}")
+            raise undecodable(self._place.path, "a packet is incomplete")
         mp3 = self._container.format.name == "mp3" and packet.size
         data = bytes(packet) if mp3 else b""
         if mp3 and (data[0] != 0xFF or data[1] < 0xE0):
@@ -161,7 +160,7 @@ class StreamDecoder(AudioDecoder):
         except EOFError:
             return []
         except av.error.FFmpegError as error:
-            raise AudioError(f"{self._place.path}: {_DAMAGED.format(reason(error))}") from error
+            raise undecodable(self._place.path, reason(error)) from error
 
     def _mono(self, frame: AudioFrame) -> np.ndarray:
         """A frame's samples: float32 [samples]."""
@@ -195,7 +194,7 @@ class StreamDecoder(AudioDecoder):
             frames = xing_frames(self._file, self._first_position or 0)  # type: ignore[arg-type]
             missing, open_end = missing_in_mp3(frames, self._number, self._last), frames is None
         elif name in _COUNTED and stream.duration and stream.time_base:
-            promised = math.floor(stream.duration * stream.time_base * self._rate)
+            promised = math.floor(stream.duration * stream.time_base * self.sample_rate)
             missing = f"{promised - total} of its {promised} samples are missing" if total < promised else None
         elif name in _COUNTED:
             open_end = True
@@ -208,9 +207,6 @@ class StreamDecoder(AudioDecoder):
         if open_end:
             warn_of_open_end(self._place.path)
         return total
-
-
-_DAMAGED = "cannot be decoded ({}); is the file damaged?"
 
 
 @once_a_place

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audiovq.distributed import mean_over_processes
+from audiovq.distributed import mean_over_processes, num_processes
 
 DECAY = 0.9
 """Decay of the moving averages of mean and variance."""
@@ -41,7 +41,7 @@ class BatchNorm(nn.Module):
         mean = mean_over_processes(z.mean((0, 2)))
         deviation = z - mean[:, None]
         variance = mean_over_processes(deviation.square().mean((0, 2)))
-        values = z.shape[0] * z.shape[2]
+        values = num_processes() * z.shape[0] * z.shape[2]
         self.mean.lerp_(mean, 1 - DECAY)
         self.variance.lerp_(variance * values / max(1, values - 1), 1 - DECAY)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -33,10 +32,11 @@ def train_prior_command(
 
     experiment = load_config(config, overrides or [], PriorExperimentConfig)
 
+    from audiovq.distributed import is_first_process
     from audiovq.training.prior import train_prior
 
     progress = train_prior(experiment, output, device, force)
-    if os.environ.get("RANK", "0") != "0":  # Set by launchers of several processes.
+    if not is_first_process():
         return
     best = progress.best
     assert best is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -28,9 +27,10 @@ def train_command(
 
     experiment = load_config(config, overrides or [])
 
+    from audiovq.distributed import is_first_process
     from audiovq.training.autoencoder import train_autoencoder
 
     progress = train_autoencoder(experiment, output, device, force)
-    if os.environ.get("RANK", "0") == "0":  # Set by launchers of several processes.
+    if is_first_process():
         which = "best" if experiment.adversarial is None else "last"
         say(f"{progress.step} steps done, {which} validation loss {progress.best_loss:.4f}: {output / 'release'}")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from audiovq.config.experiments import ExperimentConfig
 from audiovq.errors import ConfigError
-from audiovq.text import printable, shown
+from audiovq.text import printable, reason_of, shown
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -123,7 +123,7 @@ def _parse_yaml(text: str, what: str) -> Any:
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise ConfigError(f"{what} is not valid YAML: {error.problem or error.context}{place}") from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML lets Python say that 0x_ is no number.
-        raise ConfigError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{what} is not valid YAML: {reason_of(error)}") from error
 
 
 def _apply_override(data: dict[str, Any], override: str, schema: type[BaseModel]) -> None:

@@ -21,7 +21,7 @@ from audiovq.data.tars import members_of
 from audiovq.errors import ConfigError, ManifestError
 from audiovq.files import open_file
 from audiovq.storage import AnyPath, is_url, locate
-from audiovq.text import escape, shown
+from audiovq.text import escape, reason_of, shown
 
 if TYPE_CHECKING:
     from lhotse import Recording
@@ -96,7 +96,7 @@ def _cuts(path: AnyPath) -> Iterator[tuple[str, Cut]]:
             cut = deserialize_item(json.loads(line))
             _ = cut.id, cut.duration
         except Exception as error:  # Whatever a malformed line makes lhotse raise.
-            raise ManifestError(f"{place}: is no cut of lhotse ({' '.join(str(error).split()):.200})") from error
+            raise ManifestError(f"{place}: is no cut of lhotse ({reason_of(error):.200})") from error
         yield place, cut
 
 

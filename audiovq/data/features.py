@@ -39,6 +39,11 @@ class SpeechFeatures:
     first: float
     """Middle of the first frame, in seconds."""
 
+    @classmethod
+    def joined(cls, parts: Sequence[SpeechFeatures]) -> SpeechFeatures:
+        """One teacher's features of several lists of utterances, as those of one list."""
+        return cls([frames for part in parts for frames in part.frames], parts[0].rate, parts[0].first)
+
     def of(self, number: int) -> Float16[np.ndarray, "frames dim"]:
         """All features of utterance `number`."""
         frames = self.frames[number]

@@ -16,7 +16,7 @@ from audiovq.data.manifest import safe_id
 from audiovq.errors import AudioError
 from audiovq.files import open_file
 from audiovq.storage import AnyPath
-from audiovq.text import escape
+from audiovq.text import escape, reason_of
 
 _BLOCK = 512  # Bytes of a tar's header.
 _MOST_HEADERS = 2**18  # Bytes of all headers of a member.
@@ -80,7 +80,7 @@ def members_of(path: AnyPath) -> Iterator[Found]:
             raise
         problem = f"cannot be read ({error.strerror})"
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError, MemoryError) as error:
-        problem = f"is no tar or is damaged ({' '.join(str(error).split())}){hint}"
+        problem = f"is no tar or is damaged ({reason_of(error)}){hint}"
     if problem is not None:
         yield Found(None, problem)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from audiovq.errors import CheckpointError, ConfigError
 from audiovq.files import model_folder, sha256_of
+from audiovq.text import reason_of
 
 if TYPE_CHECKING:
     import torch
@@ -118,7 +119,7 @@ class TransformersTeacher(Teacher):
             self.prepare = AutoFeatureExtractor.from_pretrained(files.folder, local_files_only=True)
             model: Any = AutoModel.from_pretrained(files.folder, local_files_only=True, use_safetensors=True)
         except (OSError, ValueError, KeyError) as error:
-            reason = " ".join(str(error).split())
+            reason = reason_of(error)
             raise CheckpointError(f"{files.source}: cannot be loaded by transformers: {reason}") from error
         self.windowed = model.config.model_type == "whisper"
         if self.windowed:

@@ -135,25 +135,36 @@ def evaluate(
         except AudioError as error:  # It was there a moment ago.
             rejected[utterance.id] = str(error)
             continue
-        voice = utterance.speaker if tokenizer.speakers else None
-        decoded, codes = tokenizer.reconstruct(original, rate, speaker=voice, seed=seed, num_codebooks=num_codebooks)
-        decoded = decoded[0].cpu()
         noise = mean_spectrum_noise(spectrum, original.shape[-1], seed)
-        result = Scores(
-            utterance,
-            original.shape[-1] / rate,
-            measure(original, decoded, rate, {**METRICS, **judges.metrics}),
-            measure(original, noise, rate),
-        )
-        scores.append(result)
-        if codes is not None:
-            found = count_codes(codes, max(sizes)).cpu().numpy()
+        example = _reconstructed(tokenizer, utterance, original, noise, judges, seed, num_codebooks)
+        scores.append(example.scores)
+        if example.codes is not None:
+            found = count_codes(example.codes[None], max(sizes)).numpy()
             counts = found if counts is None else counts + found
         if utterance.id in kept:
-            shown.append(Example(result, original, decoded, None if codes is None else codes[0].cpu()))
+            shown.append(example)
     statistics = None if counts is None else code_statistics(counts, sizes, tokenizer.frame_rate)
     model = {"name": model_name, **describe(tokenizer, num_codebooks)}
     return Evaluation(model, data_name, scores, rejected, counts, statistics, shown, judges)
+
+
+def _reconstructed(
+    tokenizer: AudioTokenizer,
+    utterance: Utterance,
+    original: Float[Tensor, "1 time"],
+    noise: Float[Tensor, "1 time"],
+    judges: Judges,
+    seed: int,
+    num_codebooks: int | None,
+) -> Example:
+    """An utterance, what the tokenizer and what noise make of it, and how near these are."""
+    rate = tokenizer.sample_rate
+    voice = utterance.speaker if tokenizer.speakers else None
+    decoded, codes = tokenizer.reconstruct(original, rate, speaker=voice, seed=seed, num_codebooks=num_codebooks)
+    decoded = decoded[0].cpu()
+    of_model = measure(original, decoded, rate, {**METRICS, **judges.metrics})
+    scores = Scores(utterance, original.shape[-1] / rate, of_model, measure(original, noise, rate))
+    return Example(scores, original, decoded, None if codes is None else codes[0].cpu())
 
 
 def check_speakers(tokenizer: AudioTokenizer, utterances: Iterable[Utterance]) -> None:

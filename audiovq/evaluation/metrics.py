@@ -28,8 +28,6 @@ PESQ_SECONDS = 20
 at least 0.2 s long and as far apart, and writes past its arrays beyond that: longer signals can crash it."""
 SILENCE = 2**-15
 """A signal that stays within this of its mean, the smallest step of 16-bit audio, is silent."""
-
-
 MAX_SI_SDR = 144.0
 """In dB; beyond it, float32 waveforms cannot tell a distortion from none, or a trace of the original from none."""
 

@@ -56,14 +56,14 @@ def table(evaluation: Evaluation) -> list[Row]:
 
 def format_table(evaluation: Evaluation) -> str:
     """The table of metrics and the use of the codes as lines of text."""
-    lines = [("", "model", "mean-spectrum noise", "n")]
-    for row in table(evaluation):
+    lines, rows = [("", "model", "mean-spectrum noise", "n")], table(evaluation)
+    for row in rows:
         title = f"{row.title} ({row.unit})" if row.unit else row.title
         lines.append((title, row.model, row.noise, row.count))
     widths = [max(len(line[i]) for line in lines) for i in range(4)]
     padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines]
     text = ["  ".join(cells).rstrip() for cells in padded]
-    for row in table(evaluation):
+    for row in rows:
         text += [f"{row.title} failed {count}x: {reason}" for reason, count in row.reasons.items()]
     text += evaluation.judges.lines()
     if evaluation.codes is not None:

@@ -113,10 +113,17 @@ def require_graph(tokenizer: AudioTokenizer) -> None:
             "a model with decoder 'wavenet' draws one sample after the other, which an ONNX graph cannot; "
             "export one with another decoder"
         )
-    if sum(sizes) * tokenizer.config.latent_dim > LARGEST_TABLES:
-        raise ExportError(f"codebooks of {max(sizes)} codes make tables that are too large for an ONNX file")
+    dim = tokenizer.config.latent_dim
+    if sum(sizes) * dim > LARGEST_TABLES:
+        raise ExportError(
+            f"expected codebooks of at most {LARGEST_TABLES} numbers, which an ONNX file holds, found {sum(sizes)} "
+            f"codes of {dim}; export a model with fewer or smaller ones"
+        )
     if isinstance(model.decoder, SourceDecoder) and model.hop_length < onnx_runtime.BLOCK:
-        raise ExportError(f"expected a hop length of at least {onnx_runtime.BLOCK}, found {model.hop_length}")
+        raise ExportError(
+            f"a source decoder in an ONNX graph needs a hop length of at least {onnx_runtime.BLOCK} samples, found "
+            f"{model.hop_length}; export a model with another decoder"
+        )
 
 
 def write_graph(

@@ -24,7 +24,7 @@ from audiovq.nn import istft, source
 from audiovq.nn.istft import ISTFTHead
 from audiovq.nn.source import SourceDecoder
 from audiovq.nn.spectral import FLOOR, LogSpectrum
-from audiovq.nn.stream import Stream, extend_left
+from audiovq.nn.stream import Stream, extend_left, overlap_add
 
 LARGEST_TABLES = 2**28
 """Numbers in the tables of all codebooks; an ONNX file holds no more than 2 GiB."""
@@ -277,12 +277,7 @@ class SourceGraph(nn.Module):
             stream.keep((self, "phase"), end - end.round())
         x = ((phase - phase.round()) * 2 * math.pi).to(f0.dtype)
         pitch = torch.lerp(before[..., None], f0[..., None], (step / self.hop).to(f0.dtype))
-        harmonics = (decoder.sample_rate / 2 / pitch).floor()
-        half = (x / 2).sin()
-        peak = half.abs() < 1e-6
-        sum_of_cosines = ((harmonics + 0.5) * x).sin() / (2 * torch.where(peak, 1.0, half)) - 0.5
-        wave = torch.where(peak, harmonics, sum_of_cosines) * (2 / harmonics).sqrt()
-        return (wave * on[..., None]).flatten(1)
+        return (source.sum_of_harmonics(x, pitch, decoder.sample_rate) * on[..., None]).flatten(1)
 
 
 def hop_windows(
@@ -293,13 +288,3 @@ def hop_windows(
     count = pieces.shape[1]
     known = extend_left((layer, "windows"), pieces, hops - 1, stream, dim=1)
     return torch.cat([known[:, part : part + count] for part in range(hops)], -1)
-
-
-def overlap_add(
-    layer: Hashable, pieces: Float[Tensor, "batch windows size"], overlap: int, stream: Stream | None
-) -> Float[Tensor, "batch 1 time"]:
-    """The sum of windows of `overlap` hops that begin with each hop, as long as the hops that have begun."""
-    count, last = pieces.shape[1], overlap - 1
-    known = extend_left((layer, "pieces"), pieces.unflatten(-1, (overlap, -1)), last, stream, dim=1)
-    wave = sum(known[:, last - part : last - part + count, part] for part in range(overlap))
-    return torch.as_tensor(wave).flatten(1)[:, None]

@@ -17,6 +17,7 @@ from audiovq.devices import choose_device, derive_seed, full_float32
 from audiovq.errors import ConfigError, TokenError
 from audiovq.models import release
 from audiovq.models.speakers import name_some, speaker_number
+from audiovq.models.streaming import check_codes
 from audiovq.nn.pattern import Pattern
 from audiovq.nn.wavenet import WaveNet
 from audiovq.sampling.base import sample
@@ -278,13 +279,10 @@ class CodePrior:
             raise ConfigError(f"top-p: expected a probability above 0, up to 1, found {top_p:g}")
 
     def _check_prime(self, prime: Tensor | np.ndarray, num_frames: int) -> Int[Tensor, "books frames"]:
-        prime = torch.as_tensor(np.asarray(prime).astype(np.int64))
-        books = self.codes.num_codebooks
+        prime, books = torch.as_tensor(prime), self.codes.num_codebooks
         if prime.ndim != 2 or len(prime) != books or prime.numel() == 0:
             raise TokenError(f"expected a prime of shape [{books}, P], found {list(prime.shape)}")
-        for book, size in zip(prime, self.codes.sizes, strict=True):
-            if book.min() < 0 or book.max() >= size:
-                raise TokenError(f"expected codes from 0 to {size - 1}, found {book.min()} to {book.max()}")
+        prime = check_codes(prime[None], self.codes.sizes)[0]
         if prime.shape[-1] >= num_frames:
             raise TokenError(
                 f"the prime has {prime.shape[-1]} frames, which leaves nothing to draw of {num_frames}; "

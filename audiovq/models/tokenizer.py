@@ -81,9 +81,7 @@ class AudioTokenizer(BaseTokenizer):
             SpeakerError: the model does not know the speaker, or has to be told one.
         """
         codes = self._check_codes(codes, num_samples)
-        length = codes.shape[-1] * self.hop_length
-        wave = torch.cat(list(self._decoded_pieces(codes, speaker, seed)), dim=-1)
-        return wave[..., : length if num_samples is None else num_samples]
+        return torch.cat(list(self._decoded_pieces(codes, speaker, seed)), dim=-1)[..., :num_samples]
 
     def encode_source(self, source: AudioSource, num_codebooks: int | None = None) -> Int[Tensor, "1 books frames"]:
         """Codes of an audio file or a segment of it, read piece by piece in bounded memory.
@@ -157,7 +155,7 @@ class AudioTokenizer(BaseTokenizer):
     def _decoded_pieces(
         self, codes: Int[Tensor, "batch books frames"], speaker: str | None, seed: int | Sequence[int]
     ) -> Iterator[Float[Tensor, "batch 1 piece"]]:
-        stream = StreamingDecoder(self.model, self.device, self.speaker_number(speaker), seed)
+        stream = self.stream_decoder(speaker=speaker, seed=seed)
         pieces = codes.split(self._piece_frames(len(codes)), dim=-1)
         for number, piece in enumerate(pieces, start=1):
             yield stream(piece, last=number == len(pieces))
@@ -195,7 +193,7 @@ class AudioTokenizer(BaseTokenizer):
             codes = self.encode(wave, self.sample_rate, num_codebooks)
             return self.decode(codes, wave.shape[-1], speaker=speaker, seed=seed), codes
         latents = LatentStream(self.model, self.device)
-        decode = StreamingDecoder(self.model, self.device, self.speaker_number(speaker), seed)
+        decode = self.stream_decoder(speaker=speaker, seed=seed)
         behind = self.model.delay.frames * self.hop_length  # As far as the encoder looks ahead.
         pieces = self._pieces(F.pad(self.model.whole_frames(wave), (0, behind)))
         decoded = []

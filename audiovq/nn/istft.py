@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from audiovq.config import AutoencoderConfig, ISTFTDecoderConfig
 from audiovq.nn.convnext import ConvNeXtStack
 from audiovq.nn.decoder import Decoder
-from audiovq.nn.stream import Stream, extend_left
+from audiovq.nn.stream import Stream, overlap_add
 
 QUIET, LOUDEST = -3.0, 7.0
 """Natural logarithms of a spectral magnitude, in units of an orthonormal transform: before training, and the largest,
@@ -55,12 +55,7 @@ class ISTFTHead(nn.Module):
         )
         spectrum = torch.polar(log_magnitude.clamp(max=LOUDEST).exp(), phase)
         pieces = torch.fft.irfft(spectrum, n=self.fft_size, norm="ortho") * self.window
-        pieces = rearrange(pieces, "b frame (part hop) -> b part hop frame", part=self.overlap)
-        frames = pieces.shape[-1]
-        pieces = extend_left(self, pieces, self.overlap - 1, stream)
-        last = self.overlap - 1
-        wave = sum(pieces[:, part, :, last - part : last - part + frames] for part in range(self.overlap))
-        return rearrange(torch.as_tensor(wave), "b hop frame -> b 1 (frame hop)")
+        return overlap_add(self, pieces, self.overlap, stream)
 
 
 class ISTFTDecoder(ConvNeXtStack, Decoder):

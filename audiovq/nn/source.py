@@ -22,7 +22,7 @@ from audiovq.config import AutoencoderConfig, SourceDecoderConfig
 from audiovq.nn.convnext import ConvNeXtStack
 from audiovq.nn.decoder import Decoder, DecoderOutput
 from audiovq.nn.linear import Linear
-from audiovq.nn.stream import Stream, extend_left
+from audiovq.nn.stream import Stream, extend_left, overlap_add
 
 REFERENCE = 100.0
 """Pitch in Hz at which log2 of it counts as 0."""
@@ -183,11 +183,7 @@ class SourceDecoder(ConvNeXtStack, Decoder):
             spectrum = spectrum + controls.free
         # Squared Hann windows at a whole number of hops add up to 3/8 of that number everywhere.
         pieces = torch.fft.irfft(spectrum, n=self.fft_size) * (self.window / (self.overlap * 3 / 8))
-        pieces = rearrange(pieces, "b n (part hop) -> b part hop n", part=self.overlap)
-        hops, last = pieces.shape[-1], self.overlap - 1
-        pieces = extend_left((self, "pieces"), pieces, last, stream)
-        wave = sum(pieces[:, part, :, last - part : last - part + hops] for part in range(self.overlap))
-        return rearrange(torch.as_tensor(wave), "b hop n -> b 1 (n hop)")
+        return overlap_add(self, pieces, self.overlap, stream)
 
     @torch.no_grad()
     def pulses(
@@ -195,7 +191,7 @@ class SourceDecoder(ConvNeXtStack, Decoder):
     ) -> Float[Tensor, "batch time"]:
         """Pulses of unit power with all harmonics below half the sample rate; each voiced stretch begins with one.
 
-        The sum of K cosines is sin((K + 1/2) x) / (2 sin(x / 2)) - 1/2. Phases are added up in double precision.
+        Phases are added up in double precision.
         """
         known = extend_left((self, "pitch"), torch.stack([f0, voiced.to(f0)], 1), 1, stream)
         before = torch.where(known[:, 1, :-1] > 0, known[:, 0, :-1], f0)  # A stretch begins with its own pitch.
@@ -211,12 +207,22 @@ class SourceDecoder(ConvNeXtStack, Decoder):
             stream.keep((self, "phase"), phase[:, -1:])
         # Around 0, where pulses are: float32 has many digits there, so that hardly any peak has to be told apart.
         x = ((phase - phase.round()) * 2 * math.pi).to(f0.dtype)
-        # One even of a pitch above half the sample rate.
-        harmonics = (self.sample_rate / 2 / pitch).floor().clamp(min=1)
-        half = (x / 2).sin()
-        peak = half.abs() < 1e-6
-        total = torch.where(peak, harmonics, ((harmonics + 0.5) * x).sin() / (2 * half.where(~peak, 1)) - 0.5)
-        return total * (2 / harmonics).sqrt() * on
+        return sum_of_harmonics(x, pitch, self.sample_rate) * on
+
+
+def sum_of_harmonics(
+    x: Float[Tensor, " *shape"], pitch: Float[Tensor, " *shape"], sample_rate: int
+) -> Float[Tensor, " *shape"]:
+    """A pulse train of unit power at phases x in radians: all harmonics of a pitch in Hz below half the sample rate.
+
+    The sum of K cosines is sin((K + 1/2) x) / (2 sin(x / 2)) - 1/2.
+    """
+    # One even of a pitch above half the sample rate.
+    harmonics = (sample_rate / 2 / pitch).floor().clamp(min=1)
+    half = (x / 2).sin()
+    peak = half.abs() < 1e-6
+    total = torch.where(peak, harmonics, ((harmonics + 0.5) * x).sin() / (2 * torch.where(peak, 1.0, half)) - 0.5)
+    return total * (2 / harmonics).sqrt()
 
 
 class NoiseMaker:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 
@@ -67,3 +67,13 @@ def _behind_zeros(x: Shaped[Tensor, ...], length: int, dim: int) -> Shaped[Tenso
     shape = list(x.shape)
     shape[dim] = length
     return torch.cat([x.new_zeros(shape), x], dim)
+
+
+def overlap_add(
+    layer: Hashable, pieces: Float[Tensor, "batch windows size"], overlap: int, stream: Stream | None
+) -> Float[Tensor, "batch 1 time"]:
+    """The sum of windows of `overlap` hops that begin with each hop, as long as the hops that have begun."""
+    count, last = pieces.shape[1], overlap - 1
+    known = extend_left((layer, "pieces"), pieces.unflatten(-1, (overlap, -1)), last, stream, dim=1)
+    wave = sum(known[:, last - part : last - part + count, part] for part in range(overlap))
+    return torch.as_tensor(wave).flatten(1)[:, None]

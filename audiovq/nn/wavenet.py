@@ -35,6 +35,7 @@ class WaveNet(nn.Module):
     """
 
     missing: Tensor | None
+    offsets: Tensor
 
     def __init__(
         self,
@@ -63,8 +64,6 @@ class WaveNet(nn.Module):
             missing = torch.arange(classes) >= torch.tensor(sizes)[:, None]
         self.register_buffer("missing", missing, persistent=False)
         self.dropout = nn.Dropout(config.dropout)
-
-    offsets: Tensor
 
     @property
     def receptive_field(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 
 from audiovq.errors import TokenError
 from audiovq.files import atomic_path, open_file
+from audiovq.text import reason_of
 
 if TYPE_CHECKING:
     from jaxtyping import UInt16
@@ -87,7 +88,7 @@ def load_codes(path: str | Path) -> CodesFile:
     except OSError as error:
         raise TokenError(f"{path}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # Whatever a hostile archive makes its readers raise.
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise TokenError(f"{path}: is no codes file of `audiovq encode`, or is damaged ({reason})") from error
     return CodesFile(codes, samples, rate, str(weights), books)
 

@@ -18,7 +18,7 @@ from audiovq.data.manifest import check_id, numbered_lines
 from audiovq.errors import TokenError
 from audiovq.exports import EXPORT, FORMAT_VERSION
 from audiovq.files import open_file, read_json
-from audiovq.text import shown
+from audiovq.text import reason_of, shown
 from audiovq.tokens.info import TokenizerInfo, require_same_model
 from audiovq.tokens.shards import TokenRow
 
@@ -69,7 +69,7 @@ class ExportedTokens:
         except TokenError:
             raise
         except Exception as error:  # Whatever a damaged file makes its readers raise; NumPy's alone raise ten kinds.
-            raise TokenError(f"{self.folder}: is damaged ({' '.join(str(error).split()):.200})") from error
+            raise TokenError(f"{self.folder}: is damaged ({reason_of(error):.200})") from error
         if count != self._length:
             raise TokenError(f"{self.folder}: holds {count} utterances, {EXPORT} says {self._length}; export again")
 

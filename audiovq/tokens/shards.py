@@ -12,6 +12,7 @@ import numpy as np
 from audiovq.errors import ManifestError, TokenError
 from audiovq.files import atomic_path, open_file
 from audiovq.storage import AnyPath, RemotePath
+from audiovq.text import reason_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -213,7 +214,7 @@ def read_columns(file: Any, path: AnyPath, names: Sequence[str], group: int | No
 
 
 def _damaged(path: AnyPath, error: Exception) -> TokenError:
-    return TokenError(f"{path}: is no token shard or is damaged ({' '.join(str(error).split())})")
+    return TokenError(f"{path}: is no token shard or is damaged ({reason_of(error)})")
 
 
 class RowGroup:

@@ -177,6 +177,50 @@ def _name(speaker: str | None) -> str:
     return "(unknown)" if speaker is None else printable(speaker)
 
 
+@dataclass(frozen=True)
+class CodeStatistics:
+    """Use of the codes over a whole set of utterances; lists hold one number a codebook."""
+
+    frames: int
+    """Frames that were counted. Neither perplexity nor codes used can be larger: a small set bounds both."""
+    sizes: list[int]
+    """Codes K that there are."""
+    entropy: list[float]
+    """Entropy in bits of the pooled histogram of codes."""
+    perplexity: list[float]
+    """2^entropy: the number of codes that, used equally, would have this entropy. At most K."""
+    used: list[int]
+    """Codes that occur at least once."""
+    dead: list[int]
+    """Codes that never occur."""
+    nominal_bitrate: float
+    """Bits a second with log2 K bits a code."""
+    empirical_bitrate: float
+    """Bits a second with `entropy` bits a code: what an ideal coder needs that knows how frequent each code
+    is, but nothing of its context. Like all entropies from counts, an underestimate while frames are few."""
+
+
+def code_statistics(counts: np.ndarray, sizes: Sequence[int], frame_rate: float) -> CodeStatistics:
+    """Statistics of pooled counts [Q, K] of codebooks of these sizes, at a frame rate in Hz."""
+    entropy, used = entropies(counts), (counts > 0).sum(axis=1).tolist()
+    return CodeStatistics(
+        frames=int(counts[0].sum()),
+        sizes=list(sizes),
+        entropy=entropy.tolist(),
+        perplexity=np.exp2(entropy).tolist(),
+        used=used,
+        dead=[size - number for size, number in zip(sizes, used, strict=True)],
+        nominal_bitrate=frame_rate * sum(map(math.log2, sizes)),
+        empirical_bitrate=frame_rate * float(entropy.sum()),
+    )
+
+
+def entropies(counts: np.ndarray) -> Float64[np.ndarray, " books"]:
+    """Entropy in bits of each codebook, of counts [Q, K] of its codes."""
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    return -np.sum(shares * np.log2(shares, out=np.zeros_like(shares), where=shares > 0), axis=1)
+
+
 # --- picture -------------------------------------------------------------------------------------------------
 
 
@@ -252,47 +296,3 @@ def _draw_perplexity(axes: Axes, statistics: TokenStatistics) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.legend(fontsize=7)
-
-
-@dataclass(frozen=True)
-class CodeStatistics:
-    """Use of the codes over a whole set of utterances; lists hold one number a codebook."""
-
-    frames: int
-    """Frames that were counted. Neither perplexity nor codes used can be larger: a small set bounds both."""
-    sizes: list[int]
-    """Codes K that there are."""
-    entropy: list[float]
-    """Entropy in bits of the pooled histogram of codes."""
-    perplexity: list[float]
-    """2^entropy: the number of codes that, used equally, would have this entropy. At most K."""
-    used: list[int]
-    """Codes that occur at least once."""
-    dead: list[int]
-    """Codes that never occur."""
-    nominal_bitrate: float
-    """Bits a second with log2 K bits a code."""
-    empirical_bitrate: float
-    """Bits a second with `entropy` bits a code: what an ideal coder needs that knows how frequent each code
-    is, but nothing of its context. Like all entropies from counts, an underestimate while frames are few."""
-
-
-def code_statistics(counts: np.ndarray, sizes: Sequence[int], frame_rate: float) -> CodeStatistics:
-    """Statistics of pooled counts [Q, K] of codebooks of these sizes, at a frame rate in Hz."""
-    entropy, used = entropies(counts), (counts > 0).sum(axis=1).tolist()
-    return CodeStatistics(
-        frames=int(counts[0].sum()),
-        sizes=list(sizes),
-        entropy=entropy.tolist(),
-        perplexity=np.exp2(entropy).tolist(),
-        used=used,
-        dead=[size - number for size, number in zip(sizes, used, strict=True)],
-        nominal_bitrate=frame_rate * sum(map(math.log2, sizes)),
-        empirical_bitrate=frame_rate * float(entropy.sum()),
-    )
-
-
-def entropies(counts: np.ndarray) -> Float64[np.ndarray, " books"]:
-    """Entropy in bits of each codebook, of counts [Q, K] of its codes."""
-    shares = counts / counts.sum(axis=1, keepdims=True)
-    return -np.sum(shares * np.log2(shares, out=np.zeros_like(shares), where=shares > 0), axis=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -20,6 +19,7 @@ from audiovq.data.crops import CropSampler
 from audiovq.data.manifest import Utterance
 from audiovq.data.sources import read_utterances, utterances_digest
 from audiovq.devices import seed_everything
+from audiovq.distributed import is_first_process
 from audiovq.errors import ConfigError
 from audiovq.losses.distillation import cosine_distance
 from audiovq.losses.reconstruction import build_loss
@@ -89,7 +89,7 @@ def train_autoencoder(
 def _read(path: AnyPath) -> list[Utterance]:
     """The utterances of an input; what cannot be used is named on standard error."""
     utterances, left_out = read_utterances(path)
-    if os.environ.get("RANK", "0") == "0":  # Set by launchers of several processes.
+    if is_first_process():
         for item in left_out:
             print(f"left out of {printable(str(path))}: {one_line(f'{item.item}: {item.detail}')}", file=sys.stderr)
     return utterances

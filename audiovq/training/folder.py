@@ -22,6 +22,7 @@ from audiovq.errors import CheckpointError, ConfigError, OutputExistsError
 from audiovq.files import open_file, read_json, remove_stale_partials, write_text
 from audiovq.models import release
 from audiovq.storage import require_local
+from audiovq.text import reason_of
 from audiovq.training.log import is_log_line
 from audiovq.training.state import is_state, read_run_record
 
@@ -61,7 +62,7 @@ class RunFolder:
 
 @contextlib.contextmanager
 def open_run(output: str | Path, record: dict[str, Any], accelerator: Accelerator, force: bool) -> Iterator[RunFolder]:
-    """The folder of a run, locked while the block lasts. Nothing in it is changed before the run begins.
+    """The folder of a run, locked while the block lasts. Nothing of an earlier run changes before it begins.
 
     Args:
         force: the run that the folder holds is to be removed when the new one begins.
@@ -101,7 +102,7 @@ def start_accelerator(device: str, settings: TrainingConfig) -> Accelerator:
     try:
         accelerator = Accelerator(cpu=chosen.type == "cpu", mixed_precision=precision)
     except ValueError as error:
-        raise ConfigError(f"device {device!r}: {' '.join(str(error).split())}; try training.precision=fp32") from error
+        raise ConfigError(f"device {device!r}: {reason_of(error)}; try training.precision=fp32") from error
     if chosen.type != "cpu" and chosen.index is not None:
         if accelerator.num_processes > 1:
             raise ConfigError(f"device {device!r}: each process takes a device of its own; say {chosen.type!r} alone")

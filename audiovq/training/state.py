@@ -16,6 +16,7 @@ from torch import Tensor
 
 from audiovq.errors import CheckpointError
 from audiovq.files import atomic_path, open_file
+from audiovq.text import reason_of
 
 FORMAT = "2"
 
@@ -112,7 +113,7 @@ def load_state(path: str | Path, parts: Mapping[str, Any]) -> Progress:
         try:
             _restore(part, found[name])
         except (RuntimeError, KeyError, ValueError) as error:
-            reason = " ".join(str(error).split())
+            reason = reason_of(error)
             raise CheckpointError(f"{path}: state of {name!r} does not fit this run: {reason}") from error
     return progress
 
@@ -125,9 +126,7 @@ def _open(path: Path) -> Any:
         open_file(path).close()  # A pipe would be waited for.
         return safe_open(path, "pt")
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path}: is no training state or is damaged ({' '.join(str(error).split())}); {_REMEDY}"
-        ) from error
+        raise CheckpointError(f"{path}: is no training state or is damaged ({reason_of(error)}); {_REMEDY}") from error
 
 
 def _metadata(file: Any, path: Path, name: str) -> Any:

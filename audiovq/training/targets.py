@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from audiovq.batching import evenly_spread
 from audiovq.data.crops import Crops, CropSampler
-from audiovq.data.features import speech_features
+from audiovq.data.features import SpeechFeatures, speech_features
 from audiovq.data.manifest import Utterance
 from audiovq.data.pitch import PitchTracks, Tracker, pitch_tracks
 from audiovq.data.teachers import find_teacher
@@ -22,24 +22,6 @@ Manifests = Mapping[AnyPath, Sequence[Utterance]]
 """Utterances by their manifest, or another input."""
 MEASURED = 512
 """Utterances by whose features all are normalised."""
-
-
-class CropPlaces:
-    """Where in the manifests crops were taken, and when their samples are in their utterances.
-
-    Args:
-        samples: of a crop, whose times are wanted.
-    """
-
-    def __init__(self, sampler: CropSampler, train: Manifests, samples: np.ndarray):
-        self._samples, self._rate = samples, sampler.sample_rate
-        self._ends = np.cumsum([len(utterances) for utterances in train.values()])
-
-    def of(self, crops: Crops) -> Iterator[tuple[int, int, Float[np.ndarray, " times"]]]:
-        """Number of the manifest, number of the utterance in it, and times in seconds, of each crop."""
-        for number, seconds in zip(crops.numbers, crops.seconds(self._samples, self._rate), strict=True):
-            part = int(np.searchsorted(self._ends, number, side="right"))
-            yield part, number - (int(self._ends[part - 1]) if part else 0), seconds
 
 
 class PitchTargets:
@@ -66,13 +48,14 @@ class TeacherTargets:
 
     def __init__(self, hop_length: int, sampler: CropSampler, train: Manifests, source: str, device: torch.device):
         teacher = find_teacher(source)
-        self._features = [speech_features(path, utterances, teacher, device) for path, utterances in train.items()]
-        self._each = max(1, round(self._features[0].rate * hop_length / sampler.sample_rate))
+        parts = [speech_features(path, utterances, teacher, device) for path, utterances in train.items()]
+        self._features, self._rate = SpeechFeatures.joined(parts), sampler.sample_rate
+        self._each = max(1, round(self._features.rate * hop_length / self._rate))
         """Times in a frame at which features are taken, and averaged: as often as the teacher has any."""
         count = sampler.crop_samples // hop_length * self._each
-        self._places = CropPlaces(sampler, train, (np.arange(count) + 0.5) * hop_length / self._each)
-        listed = [(part, number) for part, found in enumerate(self._features) for number in range(len(found.frames))]
-        some = np.concatenate([self._features[part].of(number) for part, number in evenly_spread(listed, MEASURED)])
+        self._samples = (np.arange(count) + 0.5) * hop_length / self._each
+        measured = evenly_spread(range(len(self._features.frames)), MEASURED)
+        some = np.concatenate([self._features.of(number) for number in measured])
         self._mean = some.mean(0, dtype=np.float64).astype(np.float32)
         self._scale = some.std(0, dtype=np.float64).astype(np.float32).clip(np.finfo(np.float16).eps)
 
@@ -83,7 +66,8 @@ class TeacherTargets:
 
     def of(self, crops: Crops) -> Float[Tensor, "batch frames dim"]:
         """Normalised features; 0 where a frame begins after the end of its utterance."""
-        found = np.stack([self._features[part].at(number, times) for part, number, times in self._places.of(crops)])
+        times = crops.seconds(self._samples, self._rate)
+        found = np.stack([self._features.at(*place) for place in zip(crops.numbers, times, strict=True)])
         inside = found.any(-1, keepdims=True)
         normal = np.where(inside, (found - self._mean) / self._scale, 0)
         return torch.from_numpy(normal.reshape(len(found), -1, self._each, self.dim).mean(2))

@@ -86,7 +86,6 @@ def test_every_rate_is_read(write, rate):
 def test_channels_are_averaged(write, channels):
     samples = np.random.default_rng(0).uniform(-1, 1, (1000, channels)).astype(np.float32)
     path = write(samples=samples, subtype="FLOAT")
-    assert AudioSource.open(path).channels == channels
     np.testing.assert_allclose(load_audio(path)[0][0], samples.mean(1), atol=1e-6)
 
 

@@ -16,12 +16,13 @@ import torch
 
 import audiovq.interop.onnx
 from audiovq.audio import load_audio
+from audiovq.config import SourceDecoderConfig
 from audiovq.errors import ExportError
 from audiovq.files import read_json
 from audiovq.interop.onnx import export_onnx
-from audiovq.interop.onnx_graphs import DecoderGraph, EncoderGraph
+from audiovq.interop.onnx_graphs import DecoderGraph, EncoderGraph, SourceGraph
 from audiovq.interop.onnx_runtime import Noise, OnnxTokenizer, OnnxTokenizerError
-from audiovq.nn.source import NoiseMaker
+from audiovq.nn.source import NoiseMaker, SourceDecoder
 
 PARTS = [
     ("istft", "vq", "conv"),
@@ -82,6 +83,15 @@ def test_signals_of_a_batch_and_in_pieces_have_the_same_codes(onnx_folder, speec
     monkeypatch.setattr("audiovq.interop.onnx_runtime.PIECE_SECONDS", 0.5)
     assert np.mean((exported.encode(first, 16000) != whole).any(1)) < 0.01
     np.testing.assert_array_equal(exported.encode(first, 16000, 2), exported.encode(first, 16000)[:, :2])
+
+
+def test_pulses_of_any_pitch_are_those_of_the_model():
+    decoder = SourceDecoder(SourceDecoderConfig(dim=16, layers=1), 8, 40, 1500)
+    f0 = torch.tensor([[100.0, 110.0, 700.0, 760.0, 900.0, 900.0]])
+    voiced = torch.tensor([[True, True, False, True, True, True]])
+    expected = decoder.pulses(f0, voiced)
+    assert expected.isfinite().all()
+    torch.testing.assert_close(SourceGraph(decoder).pulses(f0, voiced), expected, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("parts", PARTS, ids="-".join)

@@ -162,6 +162,7 @@ def test_speakers_that_are_not_known_or_not_told_are_refused(tiny_prior, speaker
         (torch.zeros(2, 0, dtype=torch.long), r"expected a prime of shape \[2, P\], found \[2, 0\]"),
         (torch.full((2, 3), 7), "expected codes from 0 to 6, found 7 to 7"),
         (torch.full((2, 3), -1), "expected codes from 0 to 6, found -1 to -1"),
+        (np.full((2, 3), 0.7), "codes are integers, found torch.float64"),
     ],
 )
 def test_a_prime_that_does_not_fit_is_refused(tiny_prior, prime, message):

@@ -206,7 +206,7 @@ def test_frames_after_the_end_of_an_utterance_are_not_taught(clocks):
 
 def test_each_dimension_has_mean_0_and_variance_1_over_speech(make_task):
     targets = make_task().teacher
-    every = np.concatenate([found.of(number) for found in targets._features for number in range(len(found.frames))])
+    every = np.concatenate([targets._features.of(number) for number in range(len(targets._features.frames))])
     normal = (every.astype(float) - targets._mean) / targets._scale
     np.testing.assert_allclose(normal.mean(0), 0, atol=1e-2)
     np.testing.assert_allclose(normal.std(0), 1, atol=1e-2)

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from audiovq.bottlenecks.batch_norm import BatchNorm
 from audiovq.bottlenecks.vq import VectorQuantizer
 from audiovq.config import ExperimentConfig, PriorExperimentConfig, VQConfig
 from audiovq.data.crops import CropSampler
@@ -90,6 +91,9 @@ def process(
     for _ in range(3):
         vq(latents(rank))
     save_file(vq.state_dict(), folder / f"vq-{rank}.safetensors")
+    norm = BatchNorm(4)
+    norm(latents(rank)[:3])
+    save_file(norm.state_dict(), folder / f"norm-{rank}.safetensors")
     torch.distributed.barrier()
     os._exit(0)  # All is written; a process whose peer leaves first may abort in gloo's threads while it winds up.
 
@@ -235,6 +239,13 @@ def test_a_signal_to_one_process_stops_both_and_the_run_resumes_exactly(trained)
     assert (whole / "metrics.jsonl").read_text() == (parts / "metrics.jsonl").read_text()
     first, second = load_file(whole / "state.safetensors"), load_file(parts / "state.safetensors")
     assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def test_moments_of_a_batch_are_those_of_one_process_with_both_batches(trained):
+    alone = BatchNorm(4)
+    alone(torch.cat([latents(0)[:3], latents(1)[:3]]))
+    for rank in range(2):
+        torch.testing.assert_close(load_file(trained / f"norm-{rank}.safetensors"), dict(alone.state_dict()))
 
 
 def test_moving_averages_are_those_of_one_process_with_both_batches(trained):
