@@ -53,7 +53,7 @@ def samples(results: Results) -> Figure:
             label = kind if number == 0 else None
             learning.plot(share, valid.get("loss", []), "o-", color=COLOURS[kind], markersize=3, lw=0.8, label=label)
     learning.set(title="validation loss", xlabel="share of the training time")
-    learning.legend()
+    learning.legend(loc="lower left")
     return figure
 
 
@@ -98,7 +98,7 @@ def schedules(results: Results) -> Figure:
     for axes, title in zip(all_axes, ("temperature", "gradient norm", "validation loss"), strict=True):
         axes.set(title=title, xlabel="step")
     all_axes[1].set(yscale="log")
-    all_axes[2].legend(fontsize=6)
+    all_axes[2].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 

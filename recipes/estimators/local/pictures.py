@@ -62,7 +62,7 @@ def _curve(axes: Axes, results: Results, measure: str, kind: str, name: str, mov
     """A metric against the rate as one setting moves it, and at each of the compared rates that is in reach."""
     rows = records(results, f"curve-{kind}-")
     rows = [r for r in rows if r["settings"]["moved"][0] == moved and not r["result"]["failed"]]
-    line = sorted((_rate(r, measure), *own) for r in rows if (own := quality([r], measure, name)))
+    line = [(_rate(r, measure), *own) for r in rows if (own := quality([r], measure, name))]
     axes.plot(*zip(*line, strict=True), color=COLOURS[kind], marker="o", markersize=3, label=kind) if line else None
     for bits in results["plan"]["compare"]["points"][measure]:
         at = [r for r in compared(results, measure, bits).get(kind, []) if "test" in r["result"]]
@@ -206,8 +206,9 @@ class Picture(NamedTuple):
 FIGURES: dict[str, Picture] = {
     "rates": Picture(
         "Quality against rate on an unseen voice. Above: the rate is moved by the number of codes. Below: by the KL "
-        "weight, and by the number of codes of vq. Lines: one seed over the grid. Squares: means of all seeds at the "
-        "compared rates, bars from the worst to the best seed.",
+        "weight, and by the number of codes of vq. Lines: one seed over the grid, in its order. Squares: means of all "
+        "seeds at the compared rates, bars from the worst to the best seed. Where STOI is below 0.5, PESQ has no "
+        "speech to judge.",
         ("rate-quality",),
         rates,
     ),
