@@ -152,7 +152,7 @@ CLAIMS = [
     ),
     Claim(
         "codebook-collapse", "VQ does not ignore its codes under the same decoders.", "van den Oord et al., 2017",
-        f"{CONTEXT}, with batch normalisation", "collapse", collapse.vq_does_not_collapse,
+        f"{CONTEXT}, without and with batch normalisation", "collapse", collapse.vq_does_not_collapse,
     ),
     Claim(
         "codebook-collapse", "Its own failure is that codes are not used.", "Kaiser et al., 2018", KNOWN,

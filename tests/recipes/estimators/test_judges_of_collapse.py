@@ -105,9 +105,12 @@ def test_a_remedy_helps_where_latents_are_ignored_without_it_and_used_with_it(wi
 )
 def test_vq_collapses_where_any_seed_ignores_its_codes(gaps, expected):
     assert collapse.vq_does_not_collapse(collapse_results({"vq": gaps}))[0] is expected
-    both = collapse_results({"vq": LATER, "vq + batch normalisation": gaps})
-    assert collapse.vq_does_not_collapse(both)[0] is expected
-    assert "vq 0: " in collapse.vq_does_not_collapse(both)[1]
+    for plain, normalised in ((gaps, USED), (USED, gaps)):
+        both = collapse_results({"vq": plain, "vq + batch normalisation": normalised})
+        assert collapse.vq_does_not_collapse(both)[0] is expected
+        assert "vq with batch normalisation 0: " in collapse.vq_does_not_collapse(both)[1]
+    worst = collapse_results({"vq": LATER, "vq + batch normalisation": gaps})
+    assert collapse.vq_does_not_collapse(worst)[0] is False
 
 
 # --- codebooks -------------------------------------------------------------------------------------------------
