@@ -95,7 +95,7 @@ def kl(results: Results) -> Figure:
             label = f"{remedy}, {rows[0]['result']['context']}" if rows else remedy
             band(axes, rows, "train", "kl", "black", label, style=style)
         axes.set(title=f"{kind}: KL, nats per frame", xlabel="step", yscale="symlog")
-    all_axes[0].legend(fontsize=7)
+    all_axes[-1].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -112,8 +112,8 @@ def collapse(results: Results) -> Figure:
         axes.fill_between(x, [min(v) for v in values], [max(v) for v in values], color=COLOURS[kind], alpha=0.2, lw=0)
         axes.set(xticks=range(len(gaps)), xticklabels=list(gaps))
     axes.axhline(IGNORED, color="black", lw=0.8, ls=":")
-    axes.set(xlabel="context (samples)", ylabel="shuffle gap, nats per frame", yscale="symlog")
-    axes.legend(fontsize=7)
+    axes.set(xlabel="context (samples)", ylabel="shuffle gap, nats per frame", yscale="symlog", ylim=(-1, None))
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -133,7 +133,7 @@ def codebooks(results: Results) -> Figure:
             label = f"{init}, {'' if revival == 'with' else 'not '}revived"
             band(course, rows, "train", "perplexity", f"C{number}", label, style=style)
     course.set(title=f"perplexity over training ({plan['updates'][0]})", xlabel="step", yscale="log")
-    course.legend(fontsize=7)
+    course.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -249,7 +249,7 @@ FIGURES: dict[str, Picture] = {
     ),
     "collapse": Picture(
         "What latents are worth to a decoder that sees so many samples of the past; bands over seeds. Below the dotted "
-        "line they count as ignored.",
+        "line, or a hundredth of what they are worth without context, they count as ignored.",
         ("posterior-collapse", "codebook-collapse"),
         collapse,
     ),

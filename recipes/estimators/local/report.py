@@ -29,7 +29,7 @@ TITLES = {
     "gumbel-softmax": "Gumbel-Softmax",
     "straight-through": "Straight-through",
     "posterior-collapse": "Posterior collapse",
-    "codebook-collapse": "VQ does not collapse; its codebook does",
+    "codebook-collapse": "VQ: codes that are ignored, codes that are not used",
     "commitment": "The commitment loss",
     "k-means": "The codebook loss and k-means",
     "two-stages": "Two stages or one",

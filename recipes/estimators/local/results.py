@@ -121,5 +121,10 @@ def text_of(values: Sequence[float], digits: int = 3) -> str:
     """Mean and, of several seeds, standard deviation; `not run` of none."""
     if not values:
         return "not run"
-    shown = f"{statistics.fmean(values):.{digits}g}"
-    return shown if len(values) < 2 else f"{shown} ± {statistics.stdev(values):.2g}"
+    shown = _plain(statistics.fmean(values), digits)
+    return shown if len(values) < 2 else f"{shown} ± {_plain(statistics.stdev(values), 2)}"
+
+
+def _plain(value: float, digits: int) -> str:
+    """A figure with so many significant digits, or more for those before the point."""
+    return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"

@@ -112,9 +112,10 @@ def equal_rates(results: Results) -> Table:
             if rate.startswith("out of reach"):
                 rows.append([title, f"`{kind}`", rate, *["-"] * (len(columns) - 3)])
                 continue
-            row = [title, f"`{kind}`", rate, text_of(found(chosen, "test", "bits_per_second", "kl"))]
+            of_kl = found(chosen, "test", "bits_per_second", "kl")
+            row = [title, f"`{kind}`", rate, text_of(of_kl) if of_kl else "-"]
             row += [text_of(quality(chosen, measure, name)) for name in names]
-            row += [text_of(found(chosen, "steps"), 4), text_of(found(chosen, "made", "seconds_per_step"))]
+            row += [text_of(found(chosen, "steps")[:1]), text_of(found(chosen, "made", "seconds_per_step"))]
             rows.append([*row, f"{failures(chosen)} of {len(chosen)}"])
     return Table(columns, rows, words=1)
 

@@ -111,7 +111,7 @@ def test_every_statement_belongs_to_an_experiment_and_every_experiment_has_one()
 # --- from end to end -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", reversed(plan.EXPERIMENTS))  # So that none finds what those before it have made.
+@pytest.mark.parametrize("name", plan.EXPERIMENTS[::-1])  # So that none finds what those before it have made.
 def test_an_experiment_runs_alone(run, name, capsys):
     code, exp = run(name)
     assert code == 0
