@@ -436,15 +436,18 @@ def test_mini_from_end_to_end(bash, vctk, tmp_path):
     speech = vctk / "wav48_silence_trimmed"
     command = [RECIPES / "mini/run.sh", "--data", speech, "--exp", "exp", "--device", "cpu"]
     command += ["--prior-overrides", FEW_PRIOR_STEPS, "--overrides"]
-    done = bash(*command, f"{FEW_STEPS} data.pitch=swift", cwd=tmp_path)
+    few = f"{FEW_STEPS} training.learning_rate=3e-3 data.pitch=swift"
+    done = bash(*command, few, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     check_experiment(tmp_path / "exp")
     check_prior(tmp_path / "exp", dict.fromkeys(VOICES, 2))
     assert f"listening page  {tmp_path}/exp/evaluation/index.html" in done.stdout
     assert f"new speech      {tmp_path}/exp/samples" in done.stdout
     # More steps go on with the same folder: codes and prior are those of the new model.
-    longer = bash(*command, f"{FEW_STEPS} data.pitch=swift training.steps=40 training.valid_every=40", cwd=tmp_path)
+    weights = (tmp_path / "exp/release/model.safetensors").read_bytes()
+    longer = bash(*command, f"{few} training.steps=40 training.valid_every=5", cwd=tmp_path)
     assert longer.returncode == 0, longer.stdout + longer.stderr
+    assert (tmp_path / "exp/release/model.safetensors").read_bytes() != weights
     check_experiment(tmp_path / "exp")
     check_prior(tmp_path / "exp", dict.fromkeys(VOICES, 2))
 
@@ -489,8 +492,8 @@ def test_speech_from_end_to_end(bash, vctk, tmp_path):
     from safetensors.torch import load_file
 
     trained = []
-    for steps in ("", "training.steps=40 training.valid_every=40"):  # More steps go on with the same folder.
-        done = bash(*command, f"{FEW_STEPS} {small} {steps}")
+    for steps in ("", "training.steps=40 training.valid_every=5"):  # More steps go on with the same folder.
+        done = bash(*command, f"{FEW_STEPS} training.learning_rate=3e-3 {small} {steps}")
         assert done.returncode == 0, done.stdout + done.stderr
         first, tuned_model = (
             load_file(tmp_path / "exp" / part / "model.safetensors") for part in ("release", "finetuned/release")
