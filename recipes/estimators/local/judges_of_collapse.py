@@ -12,14 +12,14 @@ from results import (
     ONE_SEED,
     SEEDS_DIFFER,
     Results,
-    decided,
+    apart,
     difference,
     failures,
     found,
+    judged,
     mean,
     records,
     text_of,
-    why_open,
 )
 
 IGNORED, SHARE = 0.5, 0.01
@@ -178,10 +178,10 @@ def vq_does_not_collapse(results: Results) -> Finding:
     text = "shuffle gap in nats per frame by context in samples: " + "; ".join(told(results, "vq", w) for w in ways)
     if len(results["plan"]["seeds"]) < 2:
         return None, f"{text}; {ONE_SEED}"
-    used = [way for way in ways if used_without_context(results, "vq", way)]
-    if any(any(seeds) for way in used for seeds in ignoring(results, "vq", way).values()):
+    known = [way for way in ways if used_without_context(results, "vq", way)]
+    if any(any(seeds) for way in known for seeds in ignoring(results, "vq", way).values()):
         return False, text
-    if used != ways:
+    if known != ways:
         return None, f"{text}; {BRIEF}"
     lost = failed(results, *(("vq", way) for way in ways))
     return (None, f"{text}; {lost}") if lost else (True, text)
@@ -219,14 +219,13 @@ def codes_are_kept(results: Results) -> Finding:
     text = f"share of the codes that known voices use: {text_of(before)} with none of them (start {inits[-1]}), alone "
     text += ", ".join(f"{name} {text_of(own)}" for name, own in after.items())
     signs = [_gain(own, before) for own in after.values()]
-    holds = decided(signs)
-    return holds, text if holds is not None else f"{text}; {why_open(signs)}"
+    return judged(signs, text)
 
 
 def _gain(after: list[float], before: list[float]) -> int | None:
     """The sign of a difference of shares; -1 for a gain that does not matter."""
     sign = difference(after, before)
-    return -1 if sign is not None and mean(after) - mean(before) <= LITTLE else sign  # pyright: ignore[reportOperatorIssue]
+    return -1 if sign is not None and statistics.fmean(after) - statistics.fmean(before) <= LITTLE else sign
 
 
 def by_beta(results: Results, *path: str) -> dict[float, list[float]]:
@@ -242,12 +241,9 @@ def commitment_does_not_matter(results: Results) -> Finding:
         return False, f"{text}; {lost} trainings failed"
     if len(values) < 2 or min(map(len, values.values())) < 2:
         return None, f"{text}; {ONE_SEED}"
-    from scipy.stats import f_oneway
-
-    means = [statistics.fmean(own) for own in values.values()]
-    apart, chance = max(means) - min(means), float(f_oneway(*values.values()).pvalue)
-    text += f"; best less worst {apart:.3f}"
-    if apart <= LITTLE:
+    gap, chance = apart([*values.values()])
+    text += f"; best less worst {gap:.3f}"
+    if gap <= LITTLE:
         return True, text
     return (False, f"{text}, p = {chance:.2g} (one-way ANOVA)") if chance < 0.05 else (None, f"{text}; {SEEDS_DIFFER}")
 
@@ -268,8 +264,7 @@ def commitment_holds_the_encoder(results: Results) -> Finding:
         parts.append(f"{title}: " + ", ".join(f"{beta:g} {text_of(own)}" for beta, own in values.items()))
         if name != "drift":
             signs.append(difference(values.get(0.0, []), values.get(0.25, [])))
-    text, holds = "; ".join(parts), decided(signs)
-    return holds, text if holds is not None else f"{text}; {why_open(signs)}"
+    return judged(signs, "; ".join(parts))
 
 
 def codebook_loss_is_kmeans(results: Results) -> Finding:

@@ -6,7 +6,21 @@ import math
 import statistics
 from typing import Any
 
-from results import ONE_SEED, Results, decided, difference, failures, found, mean, quality, records, text_of, why_open
+from results import (
+    ONE_SEED,
+    Results,
+    apart,
+    decided,
+    difference,
+    failures,
+    found,
+    judged,
+    mean,
+    quality,
+    records,
+    text_of,
+    why_open,
+)
 
 Finding = tuple[bool | None, str]
 LITTLE = 0.02
@@ -14,7 +28,7 @@ LITTLE = 0.02
 SAME = 1.1
 """Factor up to which rates count as equal."""
 CHEAPER = 0.95
-"""Share of a rate from which on it counts as as high."""
+"""Share of a rate from which on another counts as high as it."""
 SOON = 0.67
 """Share of a training's time within which it has to be where another ends to be much faster."""
 LOW = "constant 0.1"
@@ -152,8 +166,7 @@ def low_temperature_is_unstable(results: Results) -> Finding:
         signs.append(1 if failures(low) > failures(other) else difference(*jumps))
     text = "gradient norm at the logged steps of the second half, its largest value over the median, failed trainings: "
     text += "; ".join(parts)
-    holds = decided(signs)
-    return holds, text if holds is not None else f"{text}; {why_open(signs)}"
+    return judged(signs, text)
 
 
 def schedule_matters(results: Results) -> Finding:
@@ -163,11 +176,8 @@ def schedule_matters(results: Results) -> Finding:
     known = [own for own in values.values() if own]
     if len(known) < 2 or min(map(len, known)) < 2:
         return None, f"{text}; {ONE_SEED}"
-    from scipy.stats import f_oneway
-
-    means = [statistics.fmean(own) for own in known]
-    apart, chance = max(means) - min(means), float(f_oneway(*known).pvalue)
-    return chance < 0.05 and apart > LITTLE, f"{text}; best less worst {apart:.3f}, p = {chance:.2g} (one-way ANOVA)"
+    gap, chance = apart(known)
+    return chance < 0.05 and gap > LITTLE, f"{text}; best less worst {gap:.3f}, p = {chance:.2g} (one-way ANOVA)"
 
 
 def relaxation_is_exploited(results: Results) -> Finding:
@@ -184,8 +194,7 @@ def relaxation_is_exploited(results: Results) -> Finding:
     text += ", ".join(f"trained {way} {text_of(gaps_of(own, 'mode'))}" for way, own in rows.items())
     soft, hard = (gaps[way].get(name, []) for way in WAYS)
     signs = [difference(soft, [0.0] * len(soft)), difference(soft, hard)]
-    holds = decided(signs)
-    return holds, text if holds is not None else f"{text}; {why_open(signs)}"
+    return judged(signs, text)
 
 
 def gaps_of(rows: list[dict[str, Any]], name: str = "hardened", place: int = -1) -> list[float]:
@@ -269,8 +278,7 @@ def codes_tell_less_of_the_voice(results: Results) -> Finding:
     text, sign = f"accuracy: {_accuracies(values)}", difference(continuous, vq)
     if sign == 0 and abs(statistics.fmean(continuous) - statistics.fmean(vq)) <= LITTLE:
         return False, f"{text}; that is the same"
-    holds = decided([sign])
-    return holds, text if holds is not None else f"{text}; {why_open([sign])}"
+    return judged([sign], text)
 
 
 def prior_saves_bits(results: Results) -> Finding:

@@ -117,6 +117,20 @@ def why_open(signs: Sequence[int | None]) -> str:
     return ONE_SEED if None in signs else SEEDS_DIFFER
 
 
+def judged(signs: Sequence[int | None], text: str) -> tuple[bool | None, str]:
+    """What signs decide, and the evidence; why it is open behind it."""
+    holds = decided(signs)
+    return holds, text if holds is not None else f"{text}; {why_open(signs)}"
+
+
+def apart(groups: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """The largest less the smallest mean of some groups of seeds, and how likely chance gives that (one-way ANOVA)."""
+    from scipy.stats import f_oneway
+
+    means = [statistics.fmean(own) for own in groups]
+    return max(means) - min(means), float(f_oneway(*groups).pvalue)
+
+
 def text_of(values: Sequence[float], digits: int = 3) -> str:
     """Mean and, of several seeds, standard deviation; `not run` of none."""
     if not values:

@@ -142,9 +142,9 @@ def trials(results: Results) -> Table:
     for kind, own in results["plan"]["tuning"]["trials"].items():
         for number, overrides in enumerate(own):
             shown = ", ".join(f"`{override}`" for override in overrides) or "as they are"
-            own = records(results, f"tune-{kind}-{number}")
-            values = found(own, "dev", "objective")
-            rows.append([f"`{kind}`", shown, text_of(values, 4) if values else "failed" if own else NOT_RUN])
+            runs = records(results, f"tune-{kind}-{number}")
+            values = found(runs, "dev", "objective")
+            rows.append([f"`{kind}`", shown, text_of(values, 4) if values else "failed" if runs else NOT_RUN])
     return Table(["bottleneck", "settings", "objective on dev ↓"], rows, words=1)
 
 
