@@ -132,3 +132,16 @@ def test_a_request_that_was_given_up_does_not_end_the_service(serve):
 
     first, second = asyncio.run(ask())
     assert first == second
+
+
+def test_a_long_file_makes_no_others_as_long(serve, tokenizer, monkeypatch):
+    shapes, encode = [], serve.tokenizer.encode
+    monkeypatch.setattr(serve, "BATCH_SECONDS", 2)
+    monkeypatch.setattr(
+        serve.tokenizer, "encode", lambda waves, rate: shapes.append(tuple(waves.shape)) or encode(waves, rate)
+    )
+    waves = [torch.randn(length) / 10 for length in (3000, 64000, 5000)]
+    found = serve.encode(waves)
+    assert shapes == [(1, 1, 64000), (2, 1, 5000)]
+    for wave, codes in zip(waves, found, strict=True):
+        assert torch.equal(codes, tokenizer.encode(wave[None], 16000)[0])
